@@ -1,0 +1,39 @@
+"""Live events: what observers see while a turn runs. Best effort; committed text never comes from here (design §8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.ids import SessionId, TurnId
+
+
+class ActivityType(StrEnum):
+    """Types of live events, by their names in effects §19 and §20."""
+
+    TURN_STARTED = "turn_started"
+    MODEL_REQUEST_STARTED = "model_request_started"
+    ASSISTANT_PROSE_DELTA = "assistant_prose_delta"
+    REASONING_DELTA = "reasoning_delta"
+    STREAM_RESET = "stream_reset"
+    """The model call is retried: text of this call seen so far does not count."""
+    TOOL_CALL_STARTED = "tool_call_started"
+    TOOL_CALL_COMPLETED = "tool_call_completed"
+    RETRY_STATUS = "retry_status"
+    USAGE = "usage"
+    COMMITTED = "committed"
+    QUEUE_CHANGED = "queue_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnActivity:
+    """One live event. `fence` orders takers of a turn: a follower drops events of a lower fence than it has seen."""
+
+    session_id: SessionId
+    turn_id: TurnId | None
+    fence: int
+    attempt: int
+    ordinal: int
+    type: ActivityType
+    data: JsonObject

@@ -1,0 +1,48 @@
+"""What a turn is pinned to: the snapshot of its agent, content-addressed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lash_tasks.domain.codec import JsonObject, digest, to_json
+
+
+class OnCrash(StrEnum):
+    """What a take-over does with an attempt that began and has no outcome (effects §5.5, design §10)."""
+
+    RETRY = "retry"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model sees it, and what the runtime must know before it calls it."""
+
+    name: str
+    description: str
+    parameters: JsonObject
+    """JSON schema of the arguments object."""
+    on_crash: OnCrash = OnCrash.RETRY
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSnapshot:
+    """Everything of an agent that decides what a turn does. A turn keeps the one it began with."""
+
+    name: str
+    model: str
+    """`provider:model`."""
+    instructions: str | None
+    """None when a function of the turn renders them: then they are the turn's first recorded effect."""
+    tools: tuple[ToolSpec, ...] = ()
+    max_iterations: int = 20
+    max_turn_seconds: int = 600
+
+    def ref(self) -> str:
+        """The digest that names this snapshot."""
+        return digest(to_json(AgentSnapshot, self))
+
+    def tool(self, name: str) -> ToolSpec | None:
+        return next((spec for spec in self.tools if spec.name == name), None)

@@ -1,0 +1,95 @@
+"""The one codec: canonical JSON, digests, and the versioned envelope around everything that is stored.
+
+Canonical JSON is UTF-8 with keys sorted by code point, no white space, no NaN (effects §0). Optional fields that
+are None are omitted by `to_json`. Every digest is lowercase hex SHA-256 of canonical JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from lash_tasks.errors import UnsupportedRecordSchemaVersion
+
+JsonValue = Any
+"""A value that JSON can carry. `Any` lives here so that it need not live elsewhere."""
+JsonObject = dict[str, JsonValue]
+
+SCHEMA_VERSION = 1
+T = TypeVar("T")
+
+
+def canonical(value: JsonValue) -> bytes:
+    """Canonical JSON of `value`; ValueError for NaN or infinity, TypeError for what JSON cannot carry."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def parse(data: bytes | str) -> JsonValue:
+    return json.loads(data.decode("utf-8", "surrogatepass") if isinstance(data, bytes) else data)
+
+
+def digest(value: JsonValue) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def to_json(kind: Any, value: object) -> JsonValue:
+    """`value`, an instance of `kind`, as plain JSON data; fields that are None are left out."""
+    return _adapter(kind).dump_python(value, mode="json", exclude_none=True)
+
+
+def from_json(kind: type[T] | Any, data: JsonValue) -> Any:
+    """An instance of `kind` from plain JSON data; pydantic.ValidationError if it does not fit."""
+    return _adapter(kind).validate_python(data)
+
+
+def encode(kind: Any, value: object) -> bytes:
+    """The stored form: canonical JSON of `{"v": version, "d": value}`."""
+    return canonical({"v": SCHEMA_VERSION, "d": to_json(kind, value)})
+
+
+def decode(kind: type[T] | Any, data: bytes) -> Any:
+    """What `encode` stored. Raises UnsupportedRecordSchemaVersion, both numbers named, data untouched."""
+    record = parse(bytes(data))
+    version = record.get("v") if isinstance(record, dict) else None
+    if version != SCHEMA_VERSION:
+        name = getattr(kind, "__name__", str(kind))
+        raise UnsupportedRecordSchemaVersion(name, version if isinstance(version, int) else 0, SCHEMA_VERSION)
+    return from_json(kind, record["d"])
+
+
+def difference(recorded: JsonValue, requested: JsonValue, path: str = "$") -> list[str]:
+    """Where two JSON values differ, one line a place: `path: recorded -> requested`."""
+    if isinstance(recorded, Mapping) and isinstance(requested, Mapping):
+        lines: list[str] = []
+        for key in sorted(recorded.keys() | requested.keys()):
+            lines += difference(recorded.get(key), requested.get(key), f"{path}.{key}")
+        return lines
+    if _is_list(recorded) and _is_list(requested) and len(recorded) == len(requested):
+        return [
+            line
+            for index, (left, right) in enumerate(zip(recorded, requested, strict=True))
+            for line in difference(left, right, f"{path}[{index}]")
+        ]
+    if recorded == requested and type(recorded) is type(requested):
+        return []
+    return [f"{path}: {_short(recorded)} -> {_short(requested)}"]
+
+
+def _is_list(value: JsonValue) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _short(value: JsonValue) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 120 else text[:117] + "..."

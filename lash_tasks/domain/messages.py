@@ -1,0 +1,107 @@
+"""Messages and their parts: the transcript of a session, in no provider's dialect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.ids import BlobRef, CallId, MessageId
+
+
+class Role(StrEnum):
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+    EVENT = "event"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+    meta: JsonObject | None = None
+    """What the provider wants back with this text (item id, phase); opaque to us."""
+    type: Literal["text"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image in the blob store. Bytes are loaded by whoever calls the provider."""
+
+    blob: BlobRef
+    media_type: str
+    label: str
+    type: Literal["image"] = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningPart:
+    text: str
+    replay: JsonObject | None = None
+    """Opaque provider data that lets the reasoning be sent back; without it the part is not sent."""
+    type: Literal["reasoning"] = "reasoning"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    call_id: CallId
+    tool: str
+    arguments: str
+    """The arguments as the model wrote them: JSON text, perhaps malformed."""
+    type: Literal["tool_call"] = "tool_call"
+
+
+class ToolStatus(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultPart:
+    call_id: CallId
+    tool: str
+    text: str
+    """What the model reads: a string result as it is, other JSON compact, a failure with its headline."""
+    status: ToolStatus = ToolStatus.SUCCESS
+    type: Literal["tool_result"] = "tool_result"
+
+
+Part = Annotated[TextPart | ImagePart | ReasoningPart | ToolCallPart | ToolResultPart, Field(discriminator="type")]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a message came from when it is not simply the user or the model."""
+
+    kind: Literal["injected", "runtime"]
+    batch_id: str | None = None
+    source_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    id: MessageId
+    role: Role
+    parts: tuple[Part, ...]
+    origin: Origin | None = None
+
+
+def text_of(message: Message) -> str:
+    """The message's text parts, joined by blank lines."""
+    return "\n\n".join(part.text for part in message.parts if isinstance(part, TextPart))
+
+
+def unanswered_calls(messages: tuple[Message, ...]) -> tuple[ToolCallPart, ...]:
+    """Tool calls without a result, in order. A history that is committed has none (effects §17)."""
+    open_calls: dict[CallId, ToolCallPart] = {}
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, ToolCallPart):
+                open_calls[part.call_id] = part
+            elif isinstance(part, ToolResultPart):
+                open_calls.pop(part.call_id, None)
+    return tuple(open_calls.values())

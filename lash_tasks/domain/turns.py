@@ -1,0 +1,222 @@
+"""Turns: their states, how they end, and the assembled result that callers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lash_tasks.domain.codec import JsonValue, canonical
+from lash_tasks.domain.ids import BatchId, CallId, SessionId, TurnId
+from lash_tasks.domain.messages import ToolStatus
+from lash_tasks.domain.usage import TokenUsage
+
+MAX_ATTEMPTS = 5
+"""Openings without progress after which a turn is ended and its input dead-lettered."""
+
+
+class TurnStatus(StrEnum):
+    RUNNING = "running"
+    COMMITTED = "committed"
+
+
+TURN_TRANSITIONS: Mapping[TurnStatus, frozenset[TurnStatus]] = {
+    TurnStatus.RUNNING: frozenset({TurnStatus.COMMITTED}),
+    TurnStatus.COMMITTED: frozenset(),
+}
+
+
+class StopKind(StrEnum):
+    """Why a turn stopped without an answer (effects §18.1)."""
+
+    CANCELLED = "cancelled"
+    INCOMPLETE = "incomplete"
+    MAX_TURNS = "max_turns"
+    TOOL_FAILURE = "tool_failure"
+    PROVIDER_ERROR = "provider_error"
+    RUNTIME_ERROR = "runtime_error"
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessageFinish:
+    text: str
+    type: Literal["assistant_message"] = "assistant_message"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    finish: AssistantMessageFinish
+    type: Literal["finished"] = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStop:
+    type: StopKind
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    stop: TurnStop
+    type: Literal["stopped"] = "stopped"
+
+
+TurnOutcome = Annotated[Finished | Stopped, Field(discriminator="type")]
+
+
+def finished(text: str) -> Finished:
+    return Finished(AssistantMessageFinish(text))
+
+
+def stopped(kind: StopKind) -> Stopped:
+    return Stopped(TurnStop(kind))
+
+
+class OutputState(StrEnum):
+    USABLE = "usable"
+    EMPTY_OUTPUT = "empty_output"
+    TRACEBACK_ONLY = "traceback_only"
+    RECOVERED_FROM_ERROR = "recovered_from_error"
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantOutput:
+    safe_text: str
+    raw_text: str
+    state: OutputState
+
+
+class FailureClass(StrEnum):
+    INVALID_REQUEST = "invalid_request"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    EXECUTION = "execution"
+    EXTERNAL = "external"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFailure:
+    kind: FailureClass
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
+    """What one tool call came to; recorded, shown to the model, kept in the turn's result."""
+
+    status: ToolStatus
+    value: JsonValue = None
+    failure: ToolFailure | None = None
+    duration_ms: int = 0
+
+    def model_text(self) -> str:
+        """What the model reads (effects §15.1)."""
+        match self.status:
+            case ToolStatus.SUCCESS:
+                return self.value if isinstance(self.value, str) else canonical(self.value).decode("utf-8", "replace")
+            case ToolStatus.FAILURE:
+                return f"[Tool execution failed]\n{self.failure.message if self.failure else ''}"
+            case ToolStatus.CANCELLED:
+                return f"[Tool execution cancelled]\n{self.failure.message if self.failure else ''}"
+
+
+def tool_failure(kind: FailureClass, code: str, message: str, duration_ms: int = 0) -> ToolOutcome:
+    return ToolOutcome(ToolStatus.FAILURE, None, ToolFailure(kind, code, message), duration_ms)
+
+
+def tool_cancelled(message: str = "tool call cancelled") -> ToolOutcome:
+    return ToolOutcome(ToolStatus.CANCELLED, None, ToolFailure(FailureClass.EXECUTION, "cancelled", message))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallRecord:
+    call_id: CallId
+    tool: str
+    arguments: JsonValue
+    """The arguments as an object; the model's own text where it was not one."""
+    outcome: ToolOutcome
+
+
+class IssueKind(StrEnum):
+    LLM_PROVIDER = "llm_provider"
+    RUNTIME = "runtime"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnIssue:
+    """A problem that the turn met, in the words of an on-call engineer; never a secret."""
+
+    kind: IssueKind
+    code: str
+    message: str
+    raw: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSummary:
+    had_tool_calls: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembledTurn:
+    """The result of a committed turn, as `result()`, `turns list` and `lash.send`'s callers read it.
+
+    `text` is `assistant_output.safe_text`; `ok` says whether the turn finished. Times are epoch milliseconds.
+    """
+
+    session_id: SessionId
+    turn_id: TurnId
+    turn_index: int
+    status: TurnStatus
+    outcome: TurnOutcome
+    assistant_output: AssistantOutput
+    execution: ExecutionSummary
+    token_usage: TokenUsage
+    tool_calls: tuple[ToolCallRecord, ...]
+    errors: tuple[TurnIssue, ...]
+    attempt: int = 1
+    committed_at_ms: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        return isinstance(self.outcome, Finished)
+
+    @property
+    def text(self) -> str:
+        return self.assistant_output.safe_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnIntent:
+    """What a turn is pinned to from its first opening on (design §4)."""
+
+    session_id: SessionId
+    turn_id: TurnId
+    turn_index: int
+    base_revision: int
+    batch_ids: tuple[BatchId, ...]
+    agent: str
+    agent_ref: str
+    machine_version: int
+    admitted_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecord:
+    """A turn as it stands in SQL; `result` is there once it is committed."""
+
+    session_id: SessionId
+    turn_id: TurnId
+    turn_index: int
+    status: TurnStatus
+    agent: str
+    attempt: int
+    holder: str | None
+    admitted_at_ms: int
+    committed_at_ms: int | None
+    result: AssembledTurn | None

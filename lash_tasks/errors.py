@@ -1,0 +1,256 @@
+"""Every error that reaches a caller: stable codes and one tree.
+
+    LashError
+    ├── InvalidInput              refused at the door, names the field, nothing is stored
+    │   ├── PayloadTooLarge
+    │   ├── UnknownAgent
+    │   └── NoWorkerHasRegistered
+    ├── IdempotencyConflict       the key was used before with another input
+    ├── SessionBusy               when="reject" and the session has work
+    ├── SessionDeleted
+    ├── NotFound
+    ├── ConfigurationError        the sentence says what to change
+    ├── BlockingWaitInWorker
+    ├── ResultTimeout             the work goes on
+    ├── InputCancelled
+    ├── InputDeadLettered
+    ├── LeaseStoreUnavailable     Redis cannot be reached (retryable)
+    └── StoreError
+        ├── StoreUnavailable      the database cannot be reached or gave up (retryable)
+        ├── StoreMismatch         connection= reaches another database
+        ├── SchemaBehind
+        └── UnsupportedRecordSchemaVersion
+
+An error keeps its constructor arguments in `args`, so it survives pickling (Celery's result backend), and
+composes its own sentence. Match on `code`, never on the sentence.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class ErrorCode(StrEnum):
+    """Codes that users may match on. They never change meaning."""
+
+    INVALID_INPUT = "invalid_input"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    UNKNOWN_AGENT = "unknown_agent"
+    NO_WORKER_HAS_REGISTERED = "no_worker_has_registered"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    SESSION_EXECUTION_BUSY = "session_execution_busy"
+    SESSION_DELETED = "session_deleted"
+    NOT_FOUND = "not_found"
+    CONFIGURATION = "configuration"
+    BLOCKING_WAIT_IN_WORKER = "blocking_wait_in_worker"
+    RESULT_TIMEOUT = "result_timeout"
+    INPUT_CANCELLED = "input_cancelled"
+    BATCH_DEAD_LETTERED = "batch_dead_lettered"
+    LEASE_STORE_UNAVAILABLE = "lease_store_unavailable"
+    STORE_COMMIT_FAILED = "store_commit_failed"
+    STORE_UNAVAILABLE = "store_unavailable"
+    STORE_MISMATCH = "store_mismatch"
+    SCHEMA_BEHIND = "schema_behind"
+    UNSUPPORTED_RECORD_SCHEMA_VERSION = "unsupported_record_schema_version"
+    # Codes of issues inside a committed turn.
+    EFFECT_REPLAY_MISMATCH = "effect_replay_mismatch"
+    TOOL_ATTEMPT_INTERRUPTED = "tool_attempt_interrupted"
+    TOOL_UNAVAILABLE = "tool_unavailable"
+    INVALID_TOOL_ARGS = "invalid_tool_args"
+    TOOL_TIMEOUT = "tool_timeout"
+    TOOL_FAILED = "tool_failed"
+    EMPTY_RESPONSE = "empty_response"
+    LLM_PROVIDER = "llm_provider"
+    MAX_TURNS = "max_turns"
+    TURN_TIME_EXCEEDED = "turn_time_exceeded"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    INSTRUCTIONS_FAILED = "instructions_failed"
+    MISSING_DONE = "missing_done"
+
+
+class LashError(Exception):
+    """The root. `code` is stable, `retryable` says whether the same call may succeed later."""
+
+    code: ClassVar[ErrorCode]
+    retryable: ClassVar[bool] = False
+
+    def sentence(self) -> str:
+        """What is wrong and what to change, in one sentence."""
+        return str(self.args[0]) if self.args else self.code.value
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+    def as_json(self) -> dict[str, str]:
+        """`{"code", "message"}`, the form of every wire and of `--json`."""
+        return {"code": self.code.value, "message": self.sentence()}
+
+
+class InvalidInput(LashError):
+    """Refused at the door: `field` is the path of the offending value, nothing was stored."""
+
+    code = ErrorCode.INVALID_INPUT
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)
+        self.field = field
+        self.problem = problem
+
+    def sentence(self) -> str:
+        return f"{self.field}: {self.problem}"
+
+    def as_json(self) -> dict[str, str]:
+        return {**super().as_json(), "field": self.field}
+
+
+class PayloadTooLarge(InvalidInput):
+    code = ErrorCode.PAYLOAD_TOO_LARGE
+
+    def __init__(self, field: str, size: int, limit: int) -> None:
+        super().__init__(field, f"is {size} bytes and may be at most {limit}")
+        self.args = (field, size, limit)
+
+
+class UnknownAgent(InvalidInput):
+    code = ErrorCode.UNKNOWN_AGENT
+
+    def __init__(self, agent: str, known: tuple[str, ...]) -> None:
+        super().__init__("agent", f"no worker serves {agent!r}; known agents: {', '.join(known)}")
+        self.args = (agent, known)
+
+
+class NoWorkerHasRegistered(InvalidInput):
+    code = ErrorCode.NO_WORKER_HAS_REGISTERED
+
+    def __init__(self, agent: str) -> None:
+        super().__init__("agent", f"no worker has registered any agent yet; start a worker that serves {agent!r}")
+        self.args = (agent,)
+
+
+class IdempotencyConflict(LashError):
+    code = ErrorCode.IDEMPOTENCY_CONFLICT
+
+    def __init__(self, session_id: str, idempotency_key: str) -> None:
+        super().__init__(session_id, idempotency_key)
+        self.session_id = session_id
+        self.idempotency_key = idempotency_key
+
+    def sentence(self) -> str:
+        return (
+            f"idempotency_key: {self.idempotency_key!r} was already used in session {self.session_id!r} "
+            "with another input; use a new key for a new input"
+        )
+
+
+class SessionBusy(LashError):
+    """`when="reject"` and the session has a turn or input ahead of this one."""
+
+    code = ErrorCode.SESSION_EXECUTION_BUSY
+
+    def sentence(self) -> str:
+        return f"session {self.args[0]!r} has unfinished work; send again later or with when='queue'"
+
+
+class SessionDeleted(LashError):
+    code = ErrorCode.SESSION_DELETED
+
+    def sentence(self) -> str:
+        return f"session {self.args[0]!r} was deleted; use another session id"
+
+
+class NotFound(LashError):
+    code = ErrorCode.NOT_FOUND
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+
+    def sentence(self) -> str:
+        return f"there is no {self.args[0]} {self.args[1]!r}"
+
+
+class ConfigurationError(LashError):
+    code = ErrorCode.CONFIGURATION
+
+
+class BlockingWaitInWorker(LashError):
+    code = ErrorCode.BLOCKING_WAIT_IN_WORKER
+
+    def sentence(self) -> str:
+        return "result() would block a worker thread; return from the task and follow the session instead"
+
+
+class ResultTimeout(LashError):
+    """The wait is over, the work goes on: ask the receipt again."""
+
+    code = ErrorCode.RESULT_TIMEOUT
+    retryable = True
+
+    def __init__(self, session_id: str, seconds: float) -> None:
+        super().__init__(session_id, seconds)
+
+    def sentence(self) -> str:
+        return f"no result in session {self.args[0]!r} after {self.args[1]:g} s; the work goes on, ask the receipt again"
+
+
+class InputCancelled(LashError):
+    code = ErrorCode.INPUT_CANCELLED
+
+    def sentence(self) -> str:
+        return f"input {self.args[0]!r} was cancelled before a turn took it"
+
+
+class InputDeadLettered(LashError):
+    code = ErrorCode.BATCH_DEAD_LETTERED
+
+    def __init__(self, batch_id: str, reason: str) -> None:
+        super().__init__(batch_id, reason)
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return (
+            f"input {self.args[0]!r} was dead-lettered ({self.args[1]}); "
+            f"mend the cause, then: lash-tasks queue replay {self.args[0]}"
+        )
+
+
+class LeaseStoreUnavailable(LashError):
+    """Redis cannot be reached: no new turn starts, running ones go on."""
+
+    code = ErrorCode.LEASE_STORE_UNAVAILABLE
+    retryable = True
+
+
+class StoreError(LashError):
+    code = ErrorCode.STORE_COMMIT_FAILED
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, or it gave up on a lock or a serialization; nothing was written."""
+
+    code = ErrorCode.STORE_UNAVAILABLE
+    retryable = True
+
+
+class StoreMismatch(StoreError):
+    code = ErrorCode.STORE_MISMATCH
+
+
+class SchemaBehind(StoreError):
+    code = ErrorCode.SCHEMA_BEHIND
+
+    def __init__(self, found: str | None, wanted: str) -> None:
+        super().__init__(found, wanted)
+
+    def sentence(self) -> str:
+        return f"the database schema is at {self.args[0] or 'nothing'}, this code needs {self.args[1]}; run: lash-tasks db upgrade"
+
+
+class UnsupportedRecordSchemaVersion(StoreError):
+    code = ErrorCode.UNSUPPORTED_RECORD_SCHEMA_VERSION
+
+    def __init__(self, record_kind: str, actual: int, expected: int) -> None:
+        super().__init__(record_kind, actual, expected)
+
+    def sentence(self) -> str:
+        return f"a stored {self.args[0]} has schema version {self.args[1]}, this code reads {self.args[2]}; upgrade the older side"

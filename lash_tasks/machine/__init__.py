@@ -1,0 +1,1 @@
+"""The turn machine: what a turn does next, decided from recorded facts alone. Pure."""

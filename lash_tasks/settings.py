@@ -1,0 +1,118 @@
+"""The settings, and the only reader of the environment (interface §2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, ValidationError, field_validator
+
+from lash_tasks.errors import ConfigurationError
+
+EMBEDDED_DATABASE_URL = "sqlite:///./.lash/lash.db"
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+
+
+class Settings(BaseModel):
+    """Settings of one application. `from_environment` reads them; constructing one checks them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database_url: str | None = None
+    database_options: dict[str, Any] = {}
+    redis_url: str | None = None
+    broker_url: str | None = None
+    lease_ttl: Annotated[float, Field(gt=0, le=3600)] = 6.0
+    drain_grace: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    key_retention_days: Annotated[float, Field(gt=0)] = 7.0
+    retention_days: Annotated[float, Field(gt=0)] | None = None
+    max_payload_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 1024 * 1024
+    app: str | None = None
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str = OPENAI_BASE_URL
+
+    @field_validator("database_url")
+    @classmethod
+    def _driver(cls, url: str | None) -> str | None:
+        """`postgres://` and `postgresql://` are read as `postgresql+psycopg://`."""
+        if url is None:
+            return None
+        scheme, _, rest = url.partition("://")
+        if scheme in ("postgres", "postgresql"):
+            return f"postgresql+psycopg://{rest}"
+        if scheme not in ("postgresql+psycopg", "sqlite"):
+            raise ValueError("must begin with postgresql+psycopg://, postgresql://, postgres:// or sqlite:///")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: str | None) -> str | None:
+        if url is not None and url.partition("://")[0] not in ("redis", "rediss", "sentinel", "unix"):
+            raise ValueError("must begin with redis://, rediss:// or sentinel://")
+        return url
+
+    @property
+    def lease_ttl_ms(self) -> int:
+        return round(self.lease_ttl * 1000)
+
+    @property
+    def dialect(self) -> Literal["postgresql", "sqlite"]:
+        return "sqlite" if (self.database_url or "").startswith("sqlite") else "postgresql"
+
+    def require_database_url(self) -> str:
+        """The database URL; ConfigurationError if it is not set."""
+        if self.database_url is None:
+            raise ConfigurationError("Set LASH_DATABASE_URL")
+        return self.database_url
+
+    def embedded(self) -> Settings:
+        """These settings with the embedded database where none is set."""
+        return self if self.database_url else self.model_copy(update={"database_url": EMBEDDED_DATABASE_URL})
+
+    def effective_broker_url(self) -> str | None:
+        return self.broker_url or self.redis_url
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Settings from the environment; ConfigurationError names the variable that is wrong."""
+        source = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for field, variable in VARIABLES.items():
+            text = source.get(variable)
+            if text:
+                values[field] = _parse_json(variable, text) if field == "database_options" else text
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = VARIABLES.get(str(first["loc"][0]), str(first["loc"][0]))
+            raise ConfigurationError(f"{variable}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+VARIABLES: dict[str, str] = {
+    "database_url": "LASH_DATABASE_URL",
+    "database_options": "LASH_DATABASE_OPTIONS",
+    "redis_url": "LASH_REDIS_URL",
+    "broker_url": "LASH_BROKER_URL",
+    "lease_ttl": "LASH_LEASE_TTL",
+    "drain_grace": "LASH_DRAIN_GRACE",
+    "key_retention_days": "LASH_KEY_RETENTION",
+    "retention_days": "LASH_RETENTION_DAYS",
+    "max_payload_bytes": "LASH_MAX_PAYLOAD_BYTES",
+    "app": "LASH_APP",
+    "openai_api_key": "OPENAI_API_KEY",
+    "openai_base_url": "OPENAI_BASE_URL",
+}
+
+
+def _parse_json(variable: str, text: str) -> Any:
+    try:
+        parsed = _JsonObject.model_validate({"value": text}).value
+    except ValidationError:
+        raise ConfigurationError(f"{variable}: must be a JSON object") from None
+    return parsed
+
+
+class _JsonObject(BaseModel):
+    value: Json[dict[str, Any]]
