@@ -14,7 +14,9 @@ from typing import Protocol
 
 from lash_tasks.domain.activity import TurnActivity
 from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import decode, encode
 from lash_tasks.domain.ids import BatchId, BlobRef, LeaseToken, SessionId, TurnId, WorkerId
+from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import JournalRow, RecordedEffect, RecordReply
 from lash_tasks.domain.queue import BatchDraft, BatchRecord, Cancellation, DeadLetter, Enqueued
 from lash_tasks.domain.sessions import Node, SessionHead, StoredNode
@@ -82,14 +84,16 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedTurn:
-    """A turn under a fence that was just raised. `batches` are those of the intent, in order."""
+    """A turn under a fence that was just raised.
+
+    `batches` are those of the intent, in order; what joined at a checkpoint is in that checkpoint's outcome.
+    """
 
     intent: TurnIntent
     resumed: bool
     fence: int
     attempt: int
     """1 at first; counts openings after a holder died without having recorded anything."""
-    agent: AgentSnapshot
     batches: tuple[BatchRecord, ...]
     journal: tuple[RecordedEffect, ...]
     history: tuple[StoredNode, ...]
@@ -117,8 +121,23 @@ class CheckpointRequest:
     agent: str
     context_digest: str
     row: JournalRow
-    """The checkpoint's effect; its outcome is written by the store as the encoded `CheckpointRecord`."""
+    """The checkpoint's effect without an outcome. The store writes the outcome: `encode_checkpoint` of the batches."""
     limit: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedInput:
+    """An input that a checkpoint claimed, as the checkpoint's outcome remembers it."""
+
+    batch_id: BatchId
+    source_key: str | None
+    input: QueuedInput
+
+
+def encode_checkpoint(batches: Sequence[BatchRecord]) -> bytes:
+    """The recorded outcome of a checkpoint: the inputs and, with them, the claim (effects §16, W-6)."""
+    joined = tuple(JoinedInput(batch.id, batch.source_key, decode(QueuedInput, batch.payload)) for batch in batches)
+    return encode(tuple[JoinedInput, ...], joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +326,13 @@ class Fleet(Protocol):
         """Upsert the agents a worker serves, with their snapshots. Idempotent."""
         ...
 
-    def agents(self) -> list[AgentSnapshot]: ...
+    def agents(self) -> list[AgentSnapshot]:
+        """The newest snapshot of every agent that a worker has registered, by name."""
+        ...
+
+    def snapshot(self, name: str, ref: str) -> AgentSnapshot:
+        """The snapshot that a turn is pinned to; NotFound."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,234 @@
+"""All SQL tables, on Postgres and SQLite alike. Alembic owns their history; times are epoch milliseconds.
+
+There are no foreign keys from the queue to sessions: a caller's open transaction must never stop a turn.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from lash_tasks.domain.journal import EffectState
+from lash_tasks.domain.queue import BatchState
+from lash_tasks.domain.turns import TurnStatus
+
+PREFIX = "lash_"
+VERSION_TABLE = "lash_alembic_version"
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column that is exactly INTEGER PRIMARY KEY.
+_Sequence = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _one_of(column: str, values: type[BatchState] | type[TurnStatus] | type[EffectState]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value.value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
+sessions = Table(
+    "lash_sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("head_revision", BigInteger, nullable=False, server_default="0"),
+    Column("turn_index", BigInteger, nullable=False, server_default="0"),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("deleted_at_ms", BigInteger),  # set: the tombstone of a deleted session
+)
+
+fences = Table(
+    "lash_fences",
+    metadata,
+    Column("scope", Text, primary_key=True),  # session:<id>; never deleted, so that a fence never starts again
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+)
+
+workers = Table(
+    "lash_workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("queues", Text, nullable=False),  # JSON array
+    Column("version", Text, nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+)
+
+agents = Table(
+    "lash_agents",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("snapshot", LargeBinary, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "ref"),
+)
+
+nodes = Table(
+    "lash_nodes",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # of the commit that brought it
+    Column("ordinal", Integer, nullable=False),
+    Column("node_id", Text, nullable=False),
+    Column("parent_id", Text),  # NULL: a root
+    Column("frame_id", Text),  # NULL: the initial frame
+    Column("message", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("session_id", "revision", "ordinal"),
+    UniqueConstraint("session_id", "node_id"),
+)
+
+batches = Table(
+    "lash_batches",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("session_id", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=BatchState.READY.value),
+    Column("turn_id", Text),  # NULL until claimed; never taken back
+    Column("source_key", Text),  # NULL: sent without an idempotency key
+    Column("input_digest", Text, nullable=False),
+    Column("context_digest", Text, nullable=False),
+    Column("early", Boolean, nullable=False),
+    Column("exclusive", Boolean, nullable=False),
+    Column("merge_key", Text),  # NULL: never merges
+    Column("available_at_ms", BigInteger, nullable=False),
+    Column("enqueued_at_ms", BigInteger, nullable=False),
+    Column("ended_at_ms", BigInteger),  # NULL until consumed, cancelled or dead
+    Column("replay_of", Text),  # the dead batch whose input this is
+    Column("payload", LargeBinary, nullable=False),
+    UniqueConstraint("session_id", "source_key"),
+    UniqueConstraint("replay_of"),
+    _one_of("state", BatchState),
+    Index("ix_lash_batches_ready", "session_id", "seq", postgresql_where=text("state = 'ready'"), sqlite_where=text("state = 'ready'")),
+    Index(
+        "ix_lash_batches_claimed", "session_id", "turn_id",
+        postgresql_where=text("state = 'claimed'"), sqlite_where=text("state = 'claimed'"),
+    ),
+    Index(
+        "ix_lash_batches_available", "available_at_ms",
+        postgresql_where=text("state = 'ready'"), sqlite_where=text("state = 'ready'"),
+    ),
+    Index(
+        "ix_lash_batches_ended", "ended_at_ms",
+        postgresql_where=text("ended_at_ms IS NOT NULL"), sqlite_where=text("ended_at_ms IS NOT NULL"),
+    ),
+)
+
+dead_letters = Table(
+    "lash_dead_letters",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("session_id", Text, nullable=False, index=True),
+    Column("turn_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("died_at_ms", BigInteger, nullable=False),
+)
+
+turns = Table(
+    "lash_turns",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("turn_id", Text, nullable=False),
+    Column("turn_index", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("base_revision", BigInteger, nullable=False),
+    Column("batch_ids", Text, nullable=False),  # JSON array: the inputs of the intent, in order
+    Column("agent", Text, nullable=False),
+    Column("agent_ref", Text, nullable=False),
+    Column("machine_version", SmallInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("holder", Text),  # NULL: given up on purpose; 'crashed': given up by a crash; else a worker
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("seen_effects", Integer, nullable=False, server_default="0"),  # recorded when it was last opened
+    Column("admitted_at_ms", BigInteger, nullable=False),
+    Column("committed_at_ms", BigInteger),
+    Column("outcome", Text),
+    Column("stamp", Text),
+    Column("result", LargeBinary),
+    PrimaryKeyConstraint("session_id", "turn_id"),
+    UniqueConstraint("session_id", "turn_index"),
+    _one_of("status", TurnStatus),
+    Index(
+        "uq_lash_turns_unfinished", "session_id", unique=True,
+        postgresql_where=text("status = 'running'"), sqlite_where=text("status = 'running'"),
+    ),
+    Index(
+        "ix_lash_turns_holder", "holder",
+        postgresql_where=text("status = 'running'"), sqlite_where=text("status = 'running'"),
+    ),
+    Index(
+        "ix_lash_turns_committed", "committed_at_ms",
+        postgresql_where=text("status = 'committed'"), sqlite_where=text("status = 'committed'"),
+    ),
+)
+
+turn_cancels = Table(
+    "lash_turn_cancels",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("turn_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("session_id", "turn_id"),
+)
+
+effects = Table(
+    "lash_effects",
+    metadata,
+    Column("scope", Text, nullable=False),  # session:<id>/<turn id>
+    Column("replay_key", Text, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("outcome", LargeBinary),  # NULL while begun, and when outcome_ref holds it
+    Column("outcome_ref", Text),  # a blob, when the outcome is over 64 kB
+    PrimaryKeyConstraint("scope", "replay_key"),
+    _one_of("state", EffectState),
+)
+
+usage = Table(
+    "lash_usage",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("effect_key", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("counted_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("session_id", "effect_key"),
+)
+
+blobs = Table(
+    "lash_blobs",
+    metadata,
+    Column("ref", Text, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
