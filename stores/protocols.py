@@ -14,9 +14,7 @@ from typing import Protocol
 
 from lash_tasks.domain.activity import TurnActivity
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import decode, encode
 from lash_tasks.domain.ids import BatchId, BlobRef, LeaseToken, SessionId, TurnId, WorkerId
-from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import JournalRow, RecordedEffect, RecordReply
 from lash_tasks.domain.queue import BatchDraft, BatchRecord, Cancellation, DeadLetter, Enqueued
 from lash_tasks.domain.sessions import Node, SessionHead, StoredNode
@@ -121,23 +119,8 @@ class CheckpointRequest:
     agent: str
     context_digest: str
     row: JournalRow
-    """The checkpoint's effect without an outcome. The store writes the outcome: `encode_checkpoint` of the batches."""
+    """The checkpoint's effect without an outcome. The store writes the outcome: `encode_joined` of the batches."""
     limit: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedInput:
-    """An input that a checkpoint claimed, as the checkpoint's outcome remembers it."""
-
-    batch_id: BatchId
-    source_key: str | None
-    input: QueuedInput
-
-
-def encode_checkpoint(batches: Sequence[BatchRecord]) -> bytes:
-    """The recorded outcome of a checkpoint: the inputs and, with them, the claim (effects §16, W-6)."""
-    joined = tuple(JoinedInput(batch.id, batch.source_key, decode(QueuedInput, batch.payload)) for batch in batches)
-    return encode(tuple[JoinedInput, ...], joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +191,8 @@ class TurnStore(Protocol):
         Raises the fence if and only if a turn is returned. An unfinished turn may be resumed when it was given up,
         when this worker holds it, or when its holder is no live worker. Otherwise the oldest available batch
         decides: alone if exclusive, or with the run of its neighbours of one merge key, one agent and one context
-        (at most 64). The session row comes to be with its first turn. `attempt` counts up when the former holder died and
-        the journal has nothing new since the last opening, starts again at 1 when it has, and stays after a
+        (at most 64). The session row comes to be with its first turn. `attempt` counts up when the former holder
+        died and the journal has nothing new since the last opening, starts again at 1 when it has, and stays after a
         giving up that was not a crash.
         """
         ...
@@ -467,7 +450,7 @@ class LiveReplay(Protocol):
         ...
 
     def read(self, session_id: SessionId, cursor: str | None, wait_seconds: float) -> LiveBatch | LiveGap:
-        """Events after `cursor`, waiting up to `wait_seconds` for the first. None = from the end of the stream as it is.
+        """Events after `cursor`, waiting up to `wait_seconds` for the first; None = from the stream's end on.
 
         A gap when events after the cursor were trimmed, or when the stream is another one (lost and begun anew):
         `unavailable`. Raises InvalidInput (field `cursor`) for a malformed cursor or one of another session, and

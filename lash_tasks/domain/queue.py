@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lash_tasks.domain.codec import decode, encode
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
-from lash_tasks.domain.inputs import Blob
+from lash_tasks.domain.inputs import Blob, QueuedInput
 
 
 class When(StrEnum):
@@ -79,6 +80,26 @@ class BatchRecord:
     enqueued_at_ms: int
     payload: bytes
     replay_of: BatchId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedInput:
+    """An input that a checkpoint claimed, as the checkpoint's outcome remembers it."""
+
+    batch_id: BatchId
+    source_key: str | None
+    input: QueuedInput
+
+
+def encode_joined(batches: Sequence[BatchRecord]) -> bytes:
+    """The recorded outcome of a checkpoint: the inputs and, with them, the claim (effects §16, W-6)."""
+    joined = tuple(JoinedInput(batch.id, batch.source_key, decode(QueuedInput, batch.payload)) for batch in batches)
+    return encode(tuple[JoinedInput, ...], joined)
+
+
+def decode_joined(outcome: bytes) -> tuple[JoinedInput, ...]:
+    joined: tuple[JoinedInput, ...] = decode(tuple[JoinedInput, ...], outcome)
+    return joined
 
 
 @dataclass(frozen=True, slots=True)
