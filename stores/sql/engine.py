@@ -1,0 +1,261 @@
+"""The SQL engine layer: one Database per URL, its transactions, its clock, and its errors in our own terms."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import psycopg
+from psycopg.rows import TupleRow
+from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, create_engine, event, func, literal
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import StaticPool
+
+from lash_tasks.clock import SystemClock
+from lash_tasks.errors import StoreUnavailable
+
+Dialect = Literal["postgresql", "sqlite"]
+
+POSTGRES_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+"""The database's clock in epoch milliseconds. Not `now()`: that stands still while a transaction waits for a lock."""
+
+BUSY_TIMEOUT_MS = 15_000
+_SESSION_TIMEOUTS = "-c lock_timeout=10s -c statement_timeout=30s"
+_POSTGRES_CONNECT: Mapping[str, Any] = {
+    "application_name": "lash-tasks",
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "tcp_user_timeout": 30_000,
+}
+
+
+class Database:
+    """One database: its pool, and transactions whose failures are StoreUnavailable when a retry may help.
+
+    Every context manager here is safe from any thread and must not be nested within one thread.
+    """
+
+    def __init__(self, engine: Engine, now_ms: Callable[[], int] | None) -> None:
+        self.engine = engine
+        self.dialect: Dialect = "sqlite" if engine.dialect.name == "sqlite" else "postgresql"
+        self._now_ms = SystemClock().now_ms if now_ms is None and self.dialect == "sqlite" else now_ms
+        self._writing = threading.Lock()
+        self._shared_connection = isinstance(engine.pool, StaticPool)
+
+    @classmethod
+    def open(
+        cls, url: str, *, options: Mapping[str, Any] | None = None, now_ms: Callable[[], int] | None = None
+    ) -> Database:
+        """The database at `url`; `sqlite://` is one that lives in memory as long as this object.
+
+        `options` reaches `create_engine` and wins over what stands here; its `connect_args` are merged by key. A
+        SQLite file and its directory are created. `now_ms` replaces the database's clock, for tests.
+        """
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return cls(create_engine(parsed, **_postgres_options(parsed, dict(options or {}))), now_ms)
+        in_memory = parsed.database in (None, "", ":memory:")
+        if not in_memory:
+            Path(cast(str, parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        defaults: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
+        defaults["connect_args"] = {"check_same_thread": False}
+        engine = create_engine(parsed, **_merged({**defaults, "hide_parameters": True}, dict(options or {})))
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        database = cls(engine, now_ms)
+        with database.reading():  # the switch to WAL must not race between first users
+            return database
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # ------------------------------------------------------------ transactions
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A write transaction: READ COMMITTED on Postgres, BEGIN IMMEDIATE on SQLite.
+
+        Committed on a normal exit, rolled back on any exception. SQLite writers of this process queue on a lock
+        of ours: the database's own waiting is a spin that starves.
+        """
+        with (
+            store_errors(),
+            self._alone() if self.dialect == "sqlite" else nullcontext(),
+            self.engine.connect().execution_options(lash_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with. On SQLite all reads see one snapshot; on Postgres each sees its own."""
+        with (
+            store_errors(),
+            self._alone() if self._shared_connection else nullcontext(),
+            self.engine.connect() as connection,
+        ):
+            if self.dialect == "postgresql":  # READ COMMITTED gives each statement a snapshot anyway
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    @contextmanager
+    def postgres(self) -> Iterator[psycopg.Connection[TupleRow]]:
+        """The psycopg connection beneath, in autocommit: a statement is a transaction of one round trip.
+
+        For more than one statement use its `transaction()`, within its `pipeline()` where round trips count.
+        """
+        with store_errors():
+            pool = self.engine.pool
+            pooled = self.engine.raw_connection()
+            raw = cast("psycopg.Connection[TupleRow]", pooled.driver_connection)
+            try:
+                raw.autocommit = True
+                yield raw
+            finally:
+                if raw.closed:
+                    pooled.invalidate()
+                    if self.engine.pool is pool:  # whatever broke this connection broke its idle neighbours
+                        self.engine.dispose()
+                elif raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                    pooled.invalidate()
+                else:
+                    raw.autocommit = False
+                    pooled.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise StoreUnavailable("another thread of this process has been writing to the database for too long")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    # ------------------------------------------------------------ time
+
+    def now_override(self) -> int | None:
+        """The parameter `now_ms` of `now_sql`. None in production on Postgres: the database's clock counts."""
+        return None if self._now_ms is None else self._now_ms()
+
+    @property
+    def now_sql(self) -> str:
+        """The time as a fragment for `text()`; bind its `:now_ms` to `now_override()`."""
+        return ":now_ms" if self.dialect == "sqlite" else f"coalesce(CAST(:now_ms AS bigint), {POSTGRES_NOW})"
+
+    def now(self) -> ColumnElement[int]:
+        """The time as an expression for Core statements."""
+        override = self.now_override()
+        if override is not None:
+            return literal(override, BigInteger)
+        return sql_cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
+
+
+# ---------------------------------------------------------------- connecting
+
+
+def _postgres_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
+    """Our defaults beneath what the URL and the options say; server settings of theirs follow ours and so win."""
+    asked = dict(options.get("connect_args", {}))
+    in_url = url.normalized_query
+    connect_args = {key: value for key, value in _POSTGRES_CONNECT.items() if key not in in_url}
+    theirs = [*in_url.get("options", ()), *([asked.pop("options")] if "options" in asked else [])]
+    connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *theirs])
+    defaults = {"pool_size": 10, "max_overflow": 10, "hide_parameters": True, "connect_args": connect_args}
+    return _merged(defaults, {**options, "connect_args": asked})
+
+
+def _merged(defaults: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    connect_args = {**defaults.get("connect_args", {}), **options.get("connect_args", {})}
+    return {**defaults, **options, "connect_args": connect_args}
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # the driver would begin transactions of its own, deferred ones
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("lash_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+# ---------------------------------------------------------------- errors
+
+_RETRYABLE_CLASSES = frozenset({"08", "40", "53", "57", "58"})
+"""Connection, rollback (deadlock, serialization), resources, operator intervention and cancel, system."""
+_RETRYABLE_STATES = frozenset({"55P03", "25006", "25P03", "25P04"})
+"""Lock not available, a read-only standby, idle and transaction timeouts."""
+_RETRYABLE_SQLITE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+_CONNECTION_PROBLEMS = (
+    "connection refused",
+    "authentication failed",
+    "does not exist",
+    "timeout",
+    "failed to resolve host",
+    "closed the connection",
+    "too many clients",
+    "no pg_hba.conf entry",
+)
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Raise StoreUnavailable for what the same call may survive later; every other error passes as it is."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise StoreUnavailable("no database connection became free in time; raise pool_size or try again") from error
+    except DBAPIError as error:
+        _raise_if_unavailable(error.orig, error)
+        raise
+    except (psycopg.Error, sqlite3.Error) as error:
+        _raise_if_unavailable(error, error)
+        raise
+
+
+def _raise_if_unavailable(driver_error: BaseException | None, cause: BaseException) -> None:
+    reason = unavailable_reason(driver_error)
+    if reason is not None:
+        raise StoreUnavailable(f"the database cannot be reached or gave up ({reason}); try again") from cause
+
+
+def unavailable_reason(error: BaseException | None) -> str | None:
+    """Why the database did not answer, or None if it did. Quotes no driver message: one may hold half a password."""
+    match error:
+        case psycopg.Error():
+            state = error.sqlstate
+            if state is None:
+                lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+                return _connection_problem(str(error).lower()) if lost else None
+            retryable = state[:2] in _RETRYABLE_CLASSES or state in _RETRYABLE_STATES
+            return f"{type(error).__name__}, SQLSTATE {state}" if retryable else None
+        case sqlite3.Error():
+            code = getattr(error, "sqlite_errorcode", None)
+            retryable = code is not None and code & 0xFF in _RETRYABLE_SQLITE
+            return f"{error.sqlite_errorname}" if retryable else None
+        case _:
+            return None
+
+
+def _connection_problem(message: str) -> str:
+    return next((problem for problem in _CONNECTION_PROBLEMS if problem in message), "connection lost")
