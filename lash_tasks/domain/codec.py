@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -21,7 +22,7 @@ JsonValue = Any
 JsonObject = dict[str, JsonValue]
 
 SCHEMA_VERSION = 1
-T = TypeVar("T")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def canonical(value: JsonValue) -> bytes:
@@ -32,6 +33,38 @@ def canonical(value: JsonValue) -> bytes:
 
 def parse(data: bytes | str) -> JsonValue:
     return json.loads(data.decode("utf-8", "surrogatepass") if isinstance(data, bytes) else data)
+
+
+def parse_object(text: str) -> JsonObject:
+    """The JSON object in `text`, blank read as empty; ValueError with the reason for anything else.
+
+    Lone surrogates, which JSON can spell and Unicode cannot carry, become U+FFFD.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant) if text.strip() else {}
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    scrubbed: JsonObject = scrub(value)
+    return scrubbed
+
+
+def scrub(value: JsonValue) -> JsonValue:
+    """`value` with every lone surrogate in its strings replaced by U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {scrub(key): scrub(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [scrub(item) for item in value]
+    return value
+
+
+def _refuse_constant(name: str) -> JsonValue:
+    raise ValueError(f"{name} is not JSON")
 
 
 def digest(value: JsonValue) -> str:
@@ -48,7 +81,7 @@ def to_json(kind: Any, value: object) -> JsonValue:
     return _adapter(kind).dump_python(value, mode="json", exclude_none=True)
 
 
-def from_json(kind: type[T] | Any, data: JsonValue) -> Any:
+def from_json(kind: Any, data: JsonValue) -> Any:
     """An instance of `kind` from plain JSON data; pydantic.ValidationError if it does not fit."""
     return _adapter(kind).validate_python(data)
 
@@ -58,7 +91,7 @@ def encode(kind: Any, value: object) -> bytes:
     return canonical({"v": SCHEMA_VERSION, "d": to_json(kind, value)})
 
 
-def decode(kind: type[T] | Any, data: bytes) -> Any:
+def decode(kind: Any, data: bytes) -> Any:
     """What `encode` stored. Raises UnsupportedRecordSchemaVersion, both numbers named, data untouched."""
     record = parse(bytes(data))
     version = record.get("v") if isinstance(record, dict) else None

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lash_tasks.domain.codec import JsonObject
-from lash_tasks.domain.ids import BlobRef, blob_ref
-from lash_tasks.domain.messages import ImagePart, Message, MessageId, Origin, Role, TextPart
+from lash_tasks.domain.ids import BlobRef, MessageId, blob_ref
+from lash_tasks.domain.messages import ImagePart, Message, Origin, Role, TextPart
 from lash_tasks.errors import InvalidInput
 
 

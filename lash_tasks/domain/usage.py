@@ -30,6 +30,9 @@ class TokenUsage:
         return any((self.input_tokens, self.output_tokens, self.cached_input_tokens, self.reasoning_tokens))
 
 
+NO_USAGE = TokenUsage()
+
+
 @dataclass(frozen=True, slots=True)
 class UsageEntry:
     """The usage of one recorded effect. Keyed by it, so a replay counts once (sessions §10, W48)."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lash_tasks.domain.agents import ToolSpec
 from lash_tasks.domain.messages import Part, ReasoningPart, Role, TextPart, ToolCallPart
-from lash_tasks.domain.usage import TokenUsage
+from lash_tasks.domain.usage import NO_USAGE, TokenUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ModelResponse:
     """The model's final answer. Its strings are valid Unicode; call ids are as the provider sent them."""
 
     parts: tuple[ResponsePart, ...]
-    usage: TokenUsage = TokenUsage()
+    usage: TokenUsage = NO_USAGE
     terminal_reason: TerminalReason = TerminalReason.UNKNOWN
     diagnostic: str | None = None
 

@@ -1,0 +1,51 @@
+"""How a transcript becomes a model request (effects §11.4). Pure, so that a replay asks the same question."""
+
+from __future__ import annotations
+
+from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import canonical, parse_object
+from lash_tasks.domain.messages import (
+    ImagePart,
+    Message,
+    Part,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from lash_tasks.machine.requests import ModelMessage, ModelRequest
+
+_PREFIX = {Role.SYSTEM: "Runtime note:\n", Role.EVENT: "Runtime event:\n"}
+
+
+def project(agent: AgentSnapshot, instructions: str, messages: tuple[Message, ...]) -> ModelRequest:
+    """The request for the next model call. Notes of the runtime ride on user messages; empty ones are left out."""
+    projected = tuple(
+        ModelMessage(Role.ASSISTANT if message.role is Role.ASSISTANT else Role.USER, parts)
+        for message in messages
+        if (parts := tuple(part for raw in message.parts if (part := _project_part(message.role, raw)) is not None))
+    )
+    return ModelRequest(instructions.strip(), projected, agent.tools)
+
+
+def _project_part(role: Role, part: Part) -> Part | None:
+    match part:
+        case TextPart():
+            if not part.text.strip():
+                return None
+            return TextPart(_PREFIX[role] + part.text) if role in _PREFIX else part
+        case ReasoningPart():
+            return part if part.replay is not None else None
+        case ToolCallPart():
+            return ToolCallPart(part.call_id, part.tool, _sendable_arguments(part.arguments))
+        case ImagePart() | ToolResultPart():
+            return part
+
+
+def _sendable_arguments(arguments: str) -> str:
+    """Arguments that any provider takes back: what the model wrote, or `{}` where that was no JSON object."""
+    try:
+        return canonical(parse_object(arguments)).decode("utf-8", "replace")
+    except ValueError:
+        return "{}"

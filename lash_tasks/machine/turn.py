@@ -1,0 +1,380 @@
+"""The turn machine: `begin` starts a turn, `advance` takes one fact and gives the next order.
+
+Two rules. The machine is a function: the same facts give the same orders, byte for byte, which is what makes a
+resume a replay. And every order but Finish waits for exactly one fact; a fact of the wrong kind changes nothing.
+
+    RenderInstructions --InstructionsRendered--> CallModel
+    CallModel          --ModelReturned---------> RunTools | TakeCheckpoint(before_completion) | Finish
+    RunTools           --ToolsReturned---------> TakeCheckpoint(after_work) | Finish
+    TakeCheckpoint     --CheckpointPassed------> CallModel | Finish
+    any                --TurnHalted------------> Finish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import digest, parse_object, to_json
+from lash_tasks.domain.ids import (
+    BatchId,
+    CallId,
+    ReplayKey,
+    effect_key,
+    message_id,
+    tool_attempt_key,
+    tool_idempotency_key,
+    unique_call_ids,
+)
+from lash_tasks.domain.inputs import QueuedInput, injected_message, user_messages
+from lash_tasks.domain.journal import EffectKind, Envelope
+from lash_tasks.domain.messages import (
+    Message,
+    Origin,
+    Part,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    unanswered_calls,
+)
+from lash_tasks.domain.turns import (
+    FailureClass,
+    IssueKind,
+    StopKind,
+    ToolCallRecord,
+    ToolOutcome,
+    TurnIntent,
+    TurnIssue,
+    TurnOutcome,
+    finished,
+    stopped,
+    tool_cancelled,
+    tool_failure,
+)
+from lash_tasks.domain.usage import UsageEntry
+from lash_tasks.errors import ErrorCode
+from lash_tasks.machine.effects import (
+    FINISH,
+    CallModel,
+    CheckpointKind,
+    CheckpointPassed,
+    Effect,
+    Finish,
+    InstructionsRendered,
+    ModelReturned,
+    PlannedCall,
+    RenderInstructions,
+    Reply,
+    RunTools,
+    TakeCheckpoint,
+    ToolsReturned,
+    TurnHalted,
+)
+from lash_tasks.machine.projection import project
+from lash_tasks.machine.requests import ModelError, ModelResponse, TerminalReason
+
+MACHINE_VERSION = 1
+"""Raised when the machine would give other orders for the same facts; a turn is pinned to the one it began with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A turn between two facts. Never stored: a resume rebuilds it from the journal."""
+
+    intent: TurnIntent
+    agent: AgentSnapshot
+    history: tuple[Message, ...]
+    """The transcript before this turn."""
+    instructions: str = ""
+    added: tuple[Message, ...] = ()
+    """What this turn adds to the transcript."""
+    iteration: int = 0
+    next_effect_id: int = 1
+    usage: tuple[UsageEntry, ...] = ()
+    calls: tuple[ToolCallRecord, ...] = ()
+    issues: tuple[TurnIssue, ...] = ()
+    joined: tuple[BatchId, ...] = ()
+    waiting: Effect = FINISH
+    """The order whose fact is awaited."""
+    held: TurnOutcome | None = None
+    """How the turn ends if nothing joins at the checkpoint."""
+    outcome: TurnOutcome | None = None
+
+
+Step = tuple[Turn, Effect]
+
+
+def begin(intent: TurnIntent, agent: AgentSnapshot, history: Sequence[Message], inputs: Sequence[QueuedInput]) -> Step:
+    """The turn with its inputs in the transcript, and its first order."""
+    ids = [message_id(intent.turn_index, ordinal) for ordinal in range(len(inputs))]
+    turn = Turn(intent=intent, agent=agent, history=tuple(history), added=user_messages(inputs, ids))
+    if agent.instructions is not None:
+        return _call_model(replace(turn, instructions=agent.instructions))
+    effect_id, key = _next_key(turn, EffectKind.SYNC_EXECUTION_ENVIRONMENT)
+    request = {"agent": agent.name, "agent_ref": intent.agent_ref}
+    envelope = Envelope(EffectKind.SYNC_EXECUTION_ENVIRONMENT, request)
+    return _order(turn, RenderInstructions(effect_id, key, envelope))
+
+
+def advance(turn: Turn, reply: Reply) -> Step:
+    """Apply one fact. A fact that does not answer the awaited order leaves the turn as it is."""
+    match turn.waiting, reply:
+        case Finish(), _:
+            return turn, turn.waiting
+        case _, TurnHalted():
+            return _halt(turn, reply)
+        case RenderInstructions(), InstructionsRendered():
+            return _after_rendering(turn, reply)
+        case CallModel() as call, ModelReturned():
+            return _after_model(turn, call, reply)
+        case RunTools() as run, ToolsReturned() if len(reply.outcomes) == len(run.calls):
+            return _after_tools(turn, run, reply.outcomes)
+        case TakeCheckpoint() as checkpoint, CheckpointPassed():
+            return _after_checkpoint(turn, checkpoint, reply)
+        case _:
+            return turn, turn.waiting
+
+
+def reopen(turn: Turn, checkpoint: TakeCheckpoint) -> Step:
+    """A finished turn back at its last checkpoint, because input arrived before it could commit."""
+    return replace(turn, outcome=None, waiting=checkpoint), checkpoint
+
+
+# ---------------------------------------------------------------- transitions
+
+
+def _after_rendering(turn: Turn, reply: InstructionsRendered) -> Step:
+    if reply.text is None:
+        problem = reply.problem or "the agent's instructions could not be rendered"
+        return _stop(turn, StopKind.RUNTIME_ERROR, _issue(IssueKind.RUNTIME, ErrorCode.INSTRUCTIONS_FAILED, problem))
+    # The initial sync used its own effect id; _call_model must not count it again.
+    return _call_model(replace(turn, instructions=reply.text), sync=False)
+
+
+def _after_model(turn: Turn, call: CallModel, reply: ModelReturned) -> Step:
+    response = reply.outcome.response
+    if response is None:
+        error = reply.outcome.error or ModelError("the provider gave no answer", ErrorCode.LLM_PROVIDER)
+        if error.terminal_reason is TerminalReason.CANCELLED:
+            return _stop(turn, StopKind.CANCELLED)
+        issue = TurnIssue(IssueKind.LLM_PROVIDER, error.code, f"LLM error: {error.message}", error.raw)
+        return _stop(turn, StopKind.PROVIDER_ERROR, issue)
+    if response.usage:
+        turn = replace(turn, usage=(*turn.usage, UsageEntry(call.key, "turn", turn.agent.model, response.usage)))
+    match response.terminal_reason:
+        case TerminalReason.OUTPUT_LIMIT:
+            return _cut_short(turn, response, StopKind.INCOMPLETE)
+        case TerminalReason.CONTEXT_OVERFLOW | TerminalReason.CONTENT_FILTER | TerminalReason.PROVIDER_ERROR:
+            return _cut_short(turn, response, StopKind.PROVIDER_ERROR)
+        case TerminalReason.CANCELLED:
+            return _stop(turn, StopKind.CANCELLED)
+        case TerminalReason.STOP | TerminalReason.TOOL_USE | TerminalReason.UNKNOWN:
+            pass
+    if any(isinstance(part, ToolCallPart) for part in response.parts):
+        return _run_tools(turn, response)
+    return _answer(turn, response)
+
+
+def _answer(turn: Turn, response: ModelResponse) -> Step:
+    text = joined_text(response)
+    reasoning = any(isinstance(part, ReasoningPart) for part in response.parts)
+    if text.strip() or reasoning:
+        turn = _add(turn, Role.ASSISTANT, _worth_keeping(response.parts))
+    elif not _ends_with_tool_results(turn):
+        message = "LLM error: the model answered with nothing"
+        issue = _issue(IssueKind.LLM_PROVIDER, ErrorCode.EMPTY_RESPONSE, message)
+        return _stop(turn, StopKind.PROVIDER_ERROR, issue)
+    return _checkpoint(replace(turn, held=finished(text)), CheckpointKind.BEFORE_COMPLETION)
+
+
+def _cut_short(turn: Turn, response: ModelResponse, kind: StopKind) -> Step:
+    """The provider ended the answer early: its prose stays in the history, half-written tool calls do not."""
+    prose = tuple(part for part in response.parts if isinstance(part, TextPart) and part.text.strip())
+    if prose and kind is StopKind.INCOMPLETE:
+        turn = _add(turn, Role.ASSISTANT, prose)
+    reason = response.terminal_reason.value
+    detail = f": {response.diagnostic}" if response.diagnostic else ""
+    return _stop(turn, kind, TurnIssue(IssueKind.LLM_PROVIDER, reason, f"LLM error: {reason}{detail}"))
+
+
+def _run_tools(turn: Turn, response: ModelResponse) -> Step:
+    calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+    taken = frozenset(record.call_id for record in turn.calls)
+    ids = iter(unique_call_ids([call.call_id for call in calls], taken))
+    parts = tuple(
+        replace(part, call_id=next(ids)) if isinstance(part, ToolCallPart) else part
+        for part in _worth_keeping(response.parts)
+    )
+    turn = _add(turn, Role.ASSISTANT, parts)
+    effect_id, key = _next_key(turn, EffectKind.TOOL_BATCH)
+    planned = tuple(
+        _plan(turn, key, index, call)
+        for index, call in enumerate(part for part in parts if isinstance(part, ToolCallPart))
+    )
+    return _order(turn, RunTools(effect_id, key, turn.iteration, planned))
+
+
+def _plan(turn: Turn, round_key: ReplayKey, index: int, call: ToolCallPart) -> PlannedCall:
+    settled: ToolOutcome | None = None
+    arguments = {}
+    try:
+        arguments = parse_object(call.arguments)
+    except ValueError as error:
+        message = f"the arguments of {call.tool!r}: {error}; send one JSON object"
+        settled = tool_failure(FailureClass.INVALID_REQUEST, ErrorCode.INVALID_TOOL_ARGS, message)
+    if turn.agent.tool(call.tool) is None:
+        names = ", ".join(spec.name for spec in turn.agent.tools) or "none"
+        message = f"there is no tool {call.tool!r}; available tools: {names}"
+        settled = tool_failure(FailureClass.UNAVAILABLE, ErrorCode.TOOL_UNAVAILABLE, message)
+    request = {"tool": call.tool, "call_id": call.call_id, "arguments": arguments, "attempt": 1}
+    return PlannedCall(
+        index=index,
+        call_id=call.call_id,
+        tool=call.tool,
+        arguments=arguments,
+        key=tool_attempt_key(round_key, index, call.call_id),
+        idempotency_key=tool_idempotency_key(round_key, index, call.call_id),
+        envelope=Envelope(EffectKind.TOOL_ATTEMPT, request),
+        settled=settled,
+    )
+
+
+def _after_tools(turn: Turn, run: RunTools, outcomes: Sequence[ToolOutcome]) -> Step:
+    turn = _add_results(turn, run, outcomes)
+    limit = turn.agent.max_iterations
+    if turn.iteration + 1 >= limit:
+        note = TextPart(f"Turn limit reached ({limit}): the turn ended before the model could answer.")
+        turn = _add(turn, Role.SYSTEM, (note,), Origin("runtime"))
+        return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, note.text))
+    return _checkpoint(replace(turn, iteration=turn.iteration + 1), CheckpointKind.AFTER_WORK)
+
+
+def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointPassed) -> Step:
+    for item in reply.joined:
+        id_ = message_id(turn.intent.turn_index, len(turn.added))
+        message = injected_message(item.input, id_, item.batch_id, item.source_key)
+        turn = replace(turn, added=(*turn.added, message), joined=(*turn.joined, item.batch_id))
+    if checkpoint.kind is CheckpointKind.AFTER_WORK:
+        return _call_model(turn)
+    if not reply.joined:
+        return _finish(replace(turn, outcome=turn.held))
+    turn = replace(turn, held=None, iteration=turn.iteration + 1)
+    if turn.iteration >= turn.agent.max_iterations:
+        problem = f"Turn limit reached ({turn.agent.max_iterations}): input that joined the turn was not answered."
+        return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, problem))
+    return _call_model(turn)
+
+
+def _halt(turn: Turn, reply: TurnHalted) -> Step:
+    if isinstance(turn.waiting, RunTools):
+        done = dict(reply.outcomes)
+        turn = _add_results(turn, turn.waiting, [done.get(call.index, call.settled) for call in turn.waiting.calls])
+    return _stop(turn, reply.kind, reply.issue)
+
+
+# ---------------------------------------------------------------- orders
+
+
+def _call_model(turn: Turn, *, sync: bool = True) -> Step:
+    """The next model call. Each iteration has a place for a sync before it, so effect ids follow effects §11.3."""
+    if sync:
+        turn = replace(turn, next_effect_id=turn.next_effect_id + 1)
+    effect_id, key = _next_key(turn, EffectKind.LLM_CALL)
+    request = project(turn.agent, turn.instructions, (*turn.history, *turn.added))
+    # History before the turn is fixed by the base revision, so the envelope stays small whatever its length.
+    envelope = Envelope(
+        EffectKind.LLM_CALL,
+        {
+            "model": turn.agent.model,
+            "base_revision": turn.intent.base_revision,
+            "system": digest(request.system)[:16],
+            "tools": digest([spec.name for spec in request.tools])[:16],
+            "messages": [digest(to_json(Message, message))[:16] for message in turn.added],
+        },
+    )
+    return _order(turn, CallModel(effect_id, key, envelope, turn.iteration, request))
+
+
+def _checkpoint(turn: Turn, kind: CheckpointKind) -> Step:
+    effect_id, key = _next_key(turn, EffectKind.CHECKPOINT)
+    envelope = Envelope(EffectKind.CHECKPOINT, {"checkpoint": kind.value})
+    return _order(turn, TakeCheckpoint(effect_id, key, envelope, turn.iteration, kind))
+
+
+def _stop(turn: Turn, kind: StopKind, issue: TurnIssue | None = None) -> Step:
+    """End the turn without an answer, with no tool call left unanswered in the history (effects §17)."""
+    dangling = unanswered_calls(turn.added)
+    if dangling:
+        results = tuple(_result_part(call.call_id, call.tool, tool_cancelled()) for call in dangling)
+        turn = _add(turn, Role.USER, results)
+    issues = turn.issues if issue is None else (*turn.issues, issue)
+    return _finish(replace(turn, issues=issues, outcome=stopped(kind)))
+
+
+def _finish(turn: Turn) -> Step:
+    return replace(turn, waiting=FINISH), FINISH
+
+
+def _order(turn: Turn, effect: Effect) -> Step:
+    return replace(turn, waiting=effect, next_effect_id=turn.next_effect_id + 1), effect
+
+
+def _next_key(turn: Turn, kind: EffectKind) -> tuple[int, ReplayKey]:
+    intent, effect_id = turn.intent, turn.next_effect_id
+    key = effect_key(intent.session_id, intent.turn_id, intent.turn_index, turn.iteration, kind.value, effect_id)
+    return effect_id, key
+
+
+# ---------------------------------------------------------------- the transcript
+
+
+def _add(turn: Turn, role: Role, parts: tuple[Part, ...], origin: Origin | None = None) -> Turn:
+    message = Message(message_id(turn.intent.turn_index, len(turn.added)), role, parts, origin)
+    return replace(turn, added=(*turn.added, message))
+
+
+def _add_results(turn: Turn, run: RunTools, outcomes: Sequence[ToolOutcome | None]) -> Turn:
+    settled = [outcome or tool_cancelled() for outcome in outcomes]
+    parts = tuple(
+        _result_part(call.call_id, call.tool, outcome) for call, outcome in zip(run.calls, settled, strict=True)
+    )
+    records = tuple(
+        ToolCallRecord(call.call_id, call.tool, call.arguments, outcome)
+        for call, outcome in zip(run.calls, settled, strict=True)
+    )
+    return _add(replace(turn, calls=(*turn.calls, *records)), Role.USER, parts)
+
+
+def _result_part(call_id: CallId, tool: str, outcome: ToolOutcome) -> ToolResultPart:
+    return ToolResultPart(call_id, tool, outcome.model_text(), outcome.status)
+
+
+def _worth_keeping(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Without blank text, and without blank reasoning that cannot be sent back."""
+    return tuple(
+        part
+        for part in parts
+        if not (isinstance(part, TextPart) and not part.text.strip())
+        and not (isinstance(part, ReasoningPart) and not part.text.strip() and part.replay is None)
+    )
+
+
+def _ends_with_tool_results(turn: Turn) -> bool:
+    return bool(turn.added) and any(isinstance(part, ToolResultPart) for part in turn.added[-1].parts)
+
+
+def joined_text(response: ModelResponse) -> str:
+    """The text parts with at least one blank line between two of them (effects §12)."""
+    text = ""
+    for part in response.parts:
+        if isinstance(part, TextPart) and part.text:
+            newlines = len(text) - len(text.rstrip("\n")) + len(part.text) - len(part.text.lstrip("\n"))
+            text += "\n" * max(0, 2 - newlines) * bool(text) + part.text
+    return text
+
+
+def _issue(kind: IssueKind, code: ErrorCode, message: str) -> TurnIssue:
+    return TurnIssue(kind, code.value, message)
