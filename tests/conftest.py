@@ -1,0 +1,71 @@
+"""The fixtures that hand a test its own piece of a real server. `tests/services.py` says which server that is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import services
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of the session's PostgreSQL. A test takes `postgres_url`."""
+    with services.postgres_server() as url:
+        services.drop_abandoned_databases(url)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of the session's Redis. A test takes `redis_url`."""
+    with services.redis_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> str:
+    """The URL of the session's RabbitMQ. A test takes `rabbitmq_url`."""
+    try:
+        return services.rabbitmq_server()
+    except services.ServiceMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"RabbitMQ: {error}")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh, empty database, dropped afterwards."""
+    with services.fresh_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> Iterator[str]:
+    """A Redis database of the test's own, empty before and after. FLUSHALL needs a `PrivateRedis` instead."""
+    with services.fresh_redis_database(redis_server) as url:
+        yield url
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: str) -> Iterator[str]:
+    """A virtual host of the test's own; skipped, and named in the summary, where there is no RabbitMQ."""
+    with services.fresh_vhost(rabbitmq_server) as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'lash.db'}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly what a missing RabbitMQ left untested."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "RabbitMQ:" in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"NOT TESTED: {len(skipped)} tests need a RabbitMQ, and there is none.", red=True)
