@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
-from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.codec import OMITTED, JsonObject
 from lash_tasks.domain.ids import SessionId, TurnId
 
 
@@ -31,7 +32,7 @@ class TurnActivity:
     """One live event. `fence` orders takers of a turn: a follower drops events of a lower fence than it has seen."""
 
     session_id: SessionId
-    turn_id: TurnId | None
+    turn_id: Annotated[TurnId | None, OMITTED]
     fence: int
     attempt: int
     ordinal: int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
-from lash_tasks.domain.codec import JsonObject, digest, to_json
+from lash_tasks.domain.codec import OMITTED, JsonObject, digest, to_json
 
 
 class OnCrash(StrEnum):
@@ -34,7 +35,7 @@ class AgentSnapshot:
     name: str
     model: str
     """`provider:model`."""
-    instructions: str | None
+    instructions: Annotated[str | None, OMITTED]
     """None when a function of the turn renders them: then they are the turn's first recorded effect."""
     tools: tuple[ToolSpec, ...] = ()
     max_iterations: int = 20

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from lash_tasks.errors import UnsupportedRecordSchemaVersion
 
@@ -22,6 +22,8 @@ JsonValue = Any
 JsonObject = dict[str, JsonValue]
 
 SCHEMA_VERSION = 1
+OMITTED = Field(default=None)
+"""For an optional field without a default, `Annotated[T | None, OMITTED]`: left out by `to_json`, it reads as None."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
-from lash_tasks.domain.codec import decode, encode
+from lash_tasks.domain.codec import OMITTED, decode, encode
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
 from lash_tasks.domain.inputs import Blob, QueuedInput
 
@@ -87,7 +88,7 @@ class JoinedInput:
     """An input that a checkpoint claimed, as the checkpoint's outcome remembers it."""
 
     batch_id: BatchId
-    source_key: str | None
+    source_key: Annotated[str | None, OMITTED]
     input: QueuedInput
 
 
