@@ -17,6 +17,7 @@
     ├── LeaseStoreUnavailable     Redis cannot be reached (retryable)
     └── StoreError
         ├── StoreUnavailable      the database cannot be reached or gave up (retryable)
+        ├── CommitConflict        a turn's commit does not fit the head: a bug, nothing was written
         ├── StoreMismatch         connection= reaches another database
         ├── SchemaBehind
         └── UnsupportedRecordSchemaVersion
@@ -230,6 +231,16 @@ class StoreUnavailable(StoreError):
 
     code = ErrorCode.STORE_UNAVAILABLE
     retryable = True
+
+
+class CommitConflict(StoreError):
+    """The head or the claims are not what the turn pinned. The turn is tried again and in the end buried."""
+
+    def __init__(self, session_id: str, turn_id: str) -> None:
+        super().__init__(session_id, turn_id)
+
+    def sentence(self) -> str:
+        return f"turn {self.args[1]!r} of session {self.args[0]!r} does not fit the session's head; report this as a bug"
 
 
 class StoreMismatch(StoreError):

@@ -1,0 +1,1 @@
+"""The shell around the turn machine: leases, the journal, effects, commit, and the threads that keep them alive."""

@@ -1,0 +1,203 @@
+"""The inner pass: one opened turn from its first order to its end, over the journal.
+
+Every order is answered from the journal if it is recorded there, and performed and recorded if not. How the pass
+ends is a value; only a wish to stop (`Interrupted`) and a real fault leave it as exceptions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from lash_tasks.domain.codec import decode
+from lash_tasks.domain.journal import EffectState, Envelope, RecordedEffect
+from lash_tasks.domain.queue import decode_joined
+from lash_tasks.domain.turns import MAX_ATTEMPTS, IssueKind, StopKind, ToolOutcome, TurnIssue
+from lash_tasks.errors import ErrorCode
+from lash_tasks.machine.effects import (
+    CallModel,
+    CheckpointKind,
+    CheckpointPassed,
+    Effect,
+    Finish,
+    InstructionsRendered,
+    ModelReturned,
+    PlannedCall,
+    RenderInstructions,
+    Reply,
+    RunTools,
+    TakeCheckpoint,
+    ToolsReturned,
+    TurnHalted,
+)
+from lash_tasks.machine.requests import ModelOutcome
+from lash_tasks.machine.turn import Turn, advance, reopen
+from lash_tasks.ports import Interrupted, InterruptReason
+from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.journal import TurnJournal
+from lash_tasks.runtime.performer import EffectPerformer
+from lash_tasks.runtime.services import RuntimeServices
+from lash_tasks.runtime.worker import Engagement, Worker
+
+
+@dataclass(slots=True)
+class Drive:
+    """One opening of one turn. `run` may be called again after `resume_at_checkpoint`."""
+
+    services: RuntimeServices
+    worker: Worker
+    engagement: Engagement
+    journal: TurnJournal
+    performer: EffectPerformer
+    attempt: int
+    _last_checkpoint: TakeCheckpoint | None = None
+    _ask_at_checkpoint: bool = False
+
+    def run(self, turn: Turn, effect: Effect) -> Turn:
+        """Drive until the turn is finished.
+
+        Raises Interrupted with DRAINING (give the turn up) or LOST (write nothing more).
+        """
+        while not isinstance(effect, Finish):
+            if isinstance(effect, TakeCheckpoint) and effect.kind is CheckpointKind.BEFORE_COMPLETION:
+                self._last_checkpoint = effect
+            turn, effect = advance(turn, self._reply(effect))
+        return turn
+
+    def resume_at_checkpoint(self, turn: Turn) -> Turn:
+        """Take the input that kept a finished turn from committing, and drive on."""
+        if self._last_checkpoint is None:
+            raise AssertionError("a commit was refused as joinable for a turn that passed no checkpoint")
+        self._ask_at_checkpoint = True
+        return self.run(*reopen(turn, self._last_checkpoint))
+
+    def _reply(self, effect: Effect) -> Reply:
+        if isinstance(effect, Finish):
+            raise AssertionError("a finished turn asks for nothing")
+        if isinstance(effect, RunTools):
+            return self._tools(effect)
+        recorded = self.journal.find(effect.key)
+        if recorded is not None:
+            return _mismatch(effect.envelope, recorded) or _replayed(effect, recorded)
+        if isinstance(effect, TakeCheckpoint):
+            return self._checkpoint(effect)
+        halted = self._must_halt()
+        if halted is not None:
+            return halted
+        self.services.reached(CrashPoint.BEFORE_EFFECT)
+        try:
+            return self._perform(effect)
+        except Interrupted as interrupted:
+            return _cancelled(interrupted)
+
+    def _perform(self, effect: RenderInstructions | CallModel) -> Reply:
+        match effect:
+            case RenderInstructions():
+                return self.performer.render(effect)
+            case CallModel():
+                return ModelReturned(self.performer.call_model(effect))
+            case _:
+                assert_never(effect)
+
+    def _checkpoint(self, effect: TakeCheckpoint) -> Reply:
+        """An unrecorded checkpoint: empty if the journal goes on behind it, else the place to take input.
+
+        A turn that has its answer ends with it, whatever else is wanted of it (effects §17, W-33).
+        """
+        if self.journal.goes_beyond(effect.effect_id):
+            return CheckpointPassed()
+        if effect.kind is CheckpointKind.BEFORE_COMPLETION:
+            if not self.takes_input:
+                return CheckpointPassed()
+        elif (halted := self._must_halt()) is not None:
+            return halted
+        ask, self._ask_at_checkpoint = self._ask_at_checkpoint, False
+        return CheckpointPassed(self.performer.take_checkpoint(effect, ask=ask))
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether more input may join: not in a turn that is cancelled, leaving, or at the end of its attempts."""
+        stopping = self.engagement.interrupt.reason is not None or self.worker.draining
+        return not stopping and self.attempt <= MAX_ATTEMPTS and self.performer.seconds_left() > 0
+
+    def _tools(self, run: RunTools) -> Reply:
+        outcomes = {call.index: call.settled for call in run.calls if call.settled is not None}
+        missing: list[PlannedCall] = []
+        begun: list[PlannedCall] = []
+        for call in run.calls:
+            recorded = self.journal.find(call.key)
+            if call.settled is not None:
+                continue
+            if recorded is None:
+                missing.append(call)
+            elif (mismatch := _mismatch(call.envelope, recorded)) is not None:
+                return replace(mismatch, outcomes=tuple(outcomes.items()))
+            elif recorded.state is EffectState.DONE:
+                outcomes[call.index] = decode(ToolOutcome, recorded.outcome or b"")
+            else:
+                begun.append(call)
+        for call in begun:
+            outcomes[call.index] = self.performer.interrupted_earlier(run, call)
+        if missing and (halted := self._must_halt()) is not None:
+            return replace(halted, outcomes=tuple(outcomes.items()))
+        if missing:
+            self.services.reached(CrashPoint.BEFORE_EFFECT)
+        faults: list[BaseException] = []
+        for call, result in zip(missing, self.performer.run_tools(run, missing), strict=True):
+            if isinstance(result, ToolOutcome):
+                outcomes[call.index] = result
+            else:
+                faults.append(result)
+        if faults:
+            worst = next((fault for fault in faults if not isinstance(fault, Interrupted)), faults[0])
+            return replace(_cancelled(worst), outcomes=tuple(outcomes.items()))
+        return ToolsReturned(tuple(outcomes[call.index] for call in run.calls))
+
+    def _must_halt(self) -> TurnHalted | None:
+        """Why nothing new may be performed, if so. Raises Interrupted when the turn goes on elsewhere."""
+        reason = self.engagement.interrupt.reason
+        if reason is InterruptReason.CANCELLED:
+            return TurnHalted(StopKind.CANCELLED)
+        if reason is not None:
+            raise Interrupted(reason)
+        if self.worker.draining:
+            raise Interrupted(InterruptReason.DRAINING)
+        if self.attempt > MAX_ATTEMPTS:
+            return _halted(ErrorCode.ATTEMPTS_EXHAUSTED, f"{MAX_ATTEMPTS} attempts ended without progress")
+        if self.performer.seconds_left() <= 0:
+            return _halted(ErrorCode.TURN_TIME_EXCEEDED, "the turn took longer than the agent's max_turn_seconds")
+        return None
+
+
+def _replayed(effect: RenderInstructions | CallModel | TakeCheckpoint, recorded: RecordedEffect) -> Reply:
+    outcome = recorded.outcome or b""
+    match effect:
+        case RenderInstructions():
+            rendered: InstructionsRendered = decode(InstructionsRendered, outcome)
+            return rendered
+        case CallModel():
+            return ModelReturned(decode(ModelOutcome, outcome))
+        case TakeCheckpoint():
+            return CheckpointPassed(decode_joined(outcome))
+        case _:
+            assert_never(effect)
+
+
+def _mismatch(envelope: Envelope, recorded: RecordedEffect) -> TurnHalted | None:
+    lines = envelope.mismatch(recorded.envelope)
+    if not lines:
+        return None
+    return _halted(
+        ErrorCode.EFFECT_REPLAY_MISMATCH, "the turn asks for something else than is recorded: " + "; ".join(lines)
+    )
+
+
+def _halted(code: ErrorCode, message: str) -> TurnHalted:
+    return TurnHalted(StopKind.RUNTIME_ERROR, TurnIssue(IssueKind.RUNTIME, code.value, message))
+
+
+def _cancelled(fault: BaseException) -> TurnHalted:
+    """A cancel ends the turn; every other fault leaves the drive."""
+    if isinstance(fault, Interrupted) and fault.reason is InterruptReason.CANCELLED:
+        return TurnHalted(StopKind.CANCELLED)
+    raise fault

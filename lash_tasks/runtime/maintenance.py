@@ -1,0 +1,62 @@
+"""The four maintenance passes: rescue, sweep, wake_due, prune. Idempotent, bounded, safe to run anywhere at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lash_tasks.ports import Doorbell
+from lash_tasks.stores.protocols import Pruning, Runnable, Slots, WorkStore
+
+log = logging.getLogger(__name__)
+
+PASS_LIMIT = 500
+SWEEP_AFTER_MS = 1000
+"""A batch that nobody took for so long may have lost its doorbell."""
+DUE_WITHIN_MS = 5000
+RING_AGAIN_MS = 5000
+"""A session is not rung twice by these passes within this time: a long queue is not a lost doorbell."""
+RESCUE_AGAIN_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """The passes of one worker. It looks only for work of the agents it has the code for."""
+
+    work: WorkStore
+    slots: Slots
+    doorbell: Doorbell
+    agents: Sequence[str]
+    pruning: Pruning
+
+    def rescue(self) -> int:
+        """Ring for unfinished turns that nobody drives; the number rung."""
+        return self._ring(self.work.abandoned(self.agents, PASS_LIMIT), RESCUE_AGAIN_MS)
+
+    def sweep(self, waiting_ms: int = SWEEP_AFTER_MS) -> int:
+        """Ring for sessions whose input has waited: their doorbell may be lost; the number rung."""
+        return self._ring(self.work.ready(self.agents, waiting_ms, PASS_LIMIT), RING_AGAIN_MS)
+
+    def wake_due(self) -> int:
+        """Ring for sessions whose delayed input has become available; the number rung."""
+        return self._ring(self.work.due(self.agents, DUE_WITHIN_MS, PASS_LIMIT), RING_AGAIN_MS)
+
+    def prune(self) -> int:
+        """Remove what is over and past its retention; the number of rows."""
+        return self.work.prune(self.pruning)
+
+    def _ring(self, found: Sequence[Runnable], again_ms: int) -> int:
+        if not found:
+            return 0
+        names = [f"rung:{one.session_id}:{one.turn_id or ''}" for one in found]
+        first = self.slots.take_many(names, again_ms)
+        chosen = [one for one, is_first in zip(found, first, strict=True) if is_first]
+        for one in chosen:
+            if one.turn_id is None:
+                self.doorbell.ring_session(one.session_id)
+            else:
+                self.doorbell.ring_turn(one.session_id, one.turn_id)
+        if chosen:
+            log.info("doorbells rung for waiting work", extra={"sessions": len(chosen)})
+        return len(chosen)

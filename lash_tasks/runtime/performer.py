@@ -1,0 +1,244 @@
+"""Performing effects for real: the model is called, tools run, instructions are rendered, and each is recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from lash_tasks.domain.activity import ActivityType
+from lash_tasks.domain.agents import AgentSnapshot, OnCrash
+from lash_tasks.domain.codec import digest, encode, to_json
+from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.journal import EffectState, RecordReply
+from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined
+from lash_tasks.domain.turns import FailureClass, ToolOutcome, tool_failure
+from lash_tasks.domain.usage import TokenUsage
+from lash_tasks.errors import ErrorCode, LashError, StoreUnavailable
+from lash_tasks.machine.effects import (
+    CallModel,
+    InstructionsRendered,
+    PlannedCall,
+    RenderInstructions,
+    RunTools,
+    TakeCheckpoint,
+)
+from lash_tasks.machine.requests import ModelError, ModelOutcome, TerminalReason
+from lash_tasks.ports import Interrupted, InterruptReason, ModelCall, ProviderFailure, ToolInvocation
+from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.journal import TurnJournal, patiently
+from lash_tasks.runtime.live import LivePublisher
+from lash_tasks.runtime.services import RuntimeServices
+from lash_tasks.runtime.worker import Doing, Engagement
+from lash_tasks.stores.protocols import CheckpointRefused, CheckpointRequest, CheckpointTaken, OpenedTurn
+from lash_tasks.tools.context import TurnContext
+
+log = logging.getLogger(__name__)
+
+STUCK_AFTER_SECONDS = 30.0
+"""How long after its own time limit an effect counts as stuck."""
+
+
+class EffectPerformer:
+    """Performs the effects of one open turn and records each outcome before anybody uses it."""
+
+    def __init__(
+        self,
+        services: RuntimeServices,
+        opened: OpenedTurn,
+        agent: AgentSnapshot,
+        first_input: QueuedInput,
+        journal: TurnJournal,
+        live: LivePublisher,
+        engagement: Engagement,
+    ) -> None:
+        self._services = services
+        self._opened = opened
+        self._agent = agent
+        self._context = first_input.context
+        self._journal = journal
+        self._live = live
+        self._engagement = engagement
+        self._deadline = services.clock.monotonic() + agent.max_turn_seconds
+        self.may_join = opened.joinable
+        """Whether the database last said that an input may join; a hint that saves empty checkpoints."""
+
+    def seconds_left(self) -> float:
+        """Of the turn's time in this opening."""
+        return self._deadline - self._services.clock.monotonic()
+
+    # ------------------------------------------------------------ instructions
+
+    def render(self, effect: RenderInstructions) -> InstructionsRendered:
+        """The agent's instructions function, once per turn; what it raises is recorded as the problem."""
+        intent = self._opened.intent
+        context = TurnContext(
+            session_id=intent.session_id,
+            turn_id=intent.turn_id,
+            turn_index=intent.turn_index,
+            agent=intent.agent,
+            context=self._context,
+            admitted_at_ms=intent.admitted_at_ms,
+        )
+        try:
+            rendered = InstructionsRendered(text=self._services.agents[intent.agent].render(context))
+        except Exception as error:
+            log.warning("instructions could not be rendered", extra={"agent": intent.agent}, exc_info=True)
+            problem = f"the instructions of agent {intent.agent!r} raised {type(error).__name__}"
+            rendered = InstructionsRendered(problem=problem)
+        self._record(effect, encode(InstructionsRendered, rendered))
+        return rendered
+
+    # ------------------------------------------------------------ the model
+
+    def call_model(self, effect: CallModel) -> ModelOutcome:
+        self._live.emit(ActivityType.MODEL_REQUEST_STARTED, iteration=effect.iteration)
+        self._live.flush()
+        provider_name, _, model = self._agent.model.partition(":")
+        call = ModelCall(
+            model=model,
+            request=effect.request,
+            load_blob=self._services.blobs.get,
+            timeout_seconds=max(1.0, self.seconds_left()),
+            idempotency_key=f"lash-{digest(effect.key)[:40]}",
+        )
+        with self._doing(Doing.MODEL_CALL, call.timeout_seconds):
+            outcome = self._ask(provider_name, call)
+        self._live.flush()
+        self._services.reached(CrashPoint.AFTER_PERFORM)
+        self._record(effect, encode(ModelOutcome, outcome))
+        if outcome.response is not None and outcome.response.usage:
+            self._live.emit(
+                ActivityType.USAGE, iteration=effect.iteration, usage=to_json(TokenUsage, outcome.response.usage)
+            )
+        return outcome
+
+    def _ask(self, provider_name: str, call: ModelCall) -> ModelOutcome:
+        try:
+            provider = self._services.providers.get(provider_name)
+            return ModelOutcome(response=provider.complete(call, self._live, self._engagement.interrupt))
+        except ProviderFailure as failure:
+            reason = TerminalReason(failure.terminal_reason)
+            return ModelOutcome(error=ModelError(failure.message, failure.code, reason, failure.raw))
+        except LashError:
+            raise
+        except Exception as error:
+            log.exception("a provider raised", extra={"provider": provider_name})
+            message = f"the provider {provider_name!r} raised {type(error).__name__}"
+            return ModelOutcome(error=ModelError(message, "provider_raised"))
+
+    # ------------------------------------------------------------ tools
+
+    def run_tools(self, round_: RunTools, calls: Sequence[PlannedCall]) -> list[ToolOutcome | BaseException]:
+        """Run calls concurrently, each recorded as it ends; one outcome or exception per call, in order."""
+        limit = max((self._tool_seconds(call) for call in calls), default=0.0)
+        with self._doing(Doing.TOOLS, limit):
+            return self._services.rounds.run([partial(self._run_tool, round_, call) for call in calls])
+
+    def interrupted_earlier(self, round_: RunTools, call: PlannedCall) -> ToolOutcome:
+        """The outcome of a `never` call that began under an older fence and has none: unknown for good."""
+        message = (
+            f"the worker died while {call.tool!r} ran, so whether it took effect is unknown; "
+            "do not repeat the call, tell the user or check first"
+        )
+        outcome = tool_failure(FailureClass.EXTERNAL, ErrorCode.TOOL_ATTEMPT_INTERRUPTED, message)
+        self._record_tool(round_, call, outcome)
+        return outcome
+
+    def _run_tool(self, round_: RunTools, call: PlannedCall) -> ToolOutcome:
+        interrupt = self._engagement.interrupt
+        interrupt.check()
+        spec = self._agent.tool(call.tool)
+        if spec is not None and spec.on_crash is OnCrash.NEVER:
+            row = self._journal.row(call.key, round_.effect_id, EffectState.BEGUN, call.envelope, None)
+            self._note(self._journal.record(row))
+            interrupt.check()
+            self._services.reached(CrashPoint.AFTER_BEGUN)
+        self._live.emit(ActivityType.TOOL_CALL_STARTED, call_id=call.call_id, tool=call.tool, arguments=call.arguments)
+        intent = self._opened.intent
+        invocation = ToolInvocation(
+            session_id=intent.session_id,
+            turn_id=intent.turn_id,
+            call_id=call.call_id,
+            tool=call.tool,
+            arguments=call.arguments,
+            idempotency_key=call.idempotency_key,
+            context=self._context,
+            timeout_seconds=self._tool_seconds(call),
+        )
+        outcome = self._services.tools.run(intent.agent, invocation, interrupt)
+        self._services.reached(CrashPoint.AFTER_PERFORM)
+        self._record_tool(round_, call, outcome)
+        return outcome
+
+    def _tool_seconds(self, call: PlannedCall) -> float:
+        spec = self._agent.tool(call.tool)
+        left = max(1.0, self.seconds_left())
+        return left if spec is None or spec.timeout_ms is None else min(left, spec.timeout_ms / 1000)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def take_checkpoint(self, effect: TakeCheckpoint, *, ask: bool) -> tuple[JoinedInput, ...]:
+        """What joins the turn here. Without `ask` and without a hint that something may, no question is put."""
+        if not (ask or self.may_join):
+            return ()
+        request = CheckpointRequest(
+            session_id=self._opened.intent.session_id,
+            turn_id=self._opened.intent.turn_id,
+            fence=self._opened.fence,
+            agent=self._opened.intent.agent,
+            context_digest=digest(self._context),
+            row=self._journal.row(effect.key, effect.effect_id, EffectState.DONE, effect.envelope, None),
+        )
+        taken = patiently(
+            lambda: self._services.turns.checkpoint(request), self._services.clock, self._engagement.interrupt
+        )
+        self.may_join = False
+        match taken:
+            case CheckpointTaken(batches):
+                self._services.reached(CrashPoint.AFTER_CHECKPOINT)
+                return decode_joined(encode_joined(batches))
+            case CheckpointRefused.EMPTY:
+                return ()
+            case CheckpointRefused.EXISTS:
+                raise StoreUnavailable("a checkpoint landed unseen; the turn is opened again to read it")
+            case CheckpointRefused.FENCED:
+                raise Interrupted(InterruptReason.LOST)
+
+    # ------------------------------------------------------------ recording
+
+    def _record(self, effect: RenderInstructions | CallModel, outcome: bytes) -> None:
+        row = self._journal.row(effect.key, effect.effect_id, EffectState.DONE, effect.envelope, outcome)
+        self._note(self._journal.record(row))
+        self._services.reached(CrashPoint.AFTER_RECORD)
+
+    def _record_tool(self, round_: RunTools, call: PlannedCall, outcome: ToolOutcome) -> None:
+        row = self._journal.row(
+            call.key, round_.effect_id, EffectState.DONE, call.envelope, encode(ToolOutcome, outcome)
+        )
+        self._note(self._journal.record(row))
+        self._services.reached(CrashPoint.AFTER_RECORD)
+        self._live.emit(
+            ActivityType.TOOL_CALL_COMPLETED,
+            call_id=call.call_id,
+            tool=call.tool,
+            status=outcome.status.value,
+            duration_ms=outcome.duration_ms,
+        )
+
+    def _note(self, reply: RecordReply) -> None:
+        """What the database saw beside the record: a cancel, and whether input may join."""
+        self.may_join = reply.joinable
+        if reply.cancel:
+            self._engagement.interrupt.set(InterruptReason.CANCELLED)
+
+    @contextmanager
+    def _doing(self, doing: Doing, seconds: float) -> Iterator[None]:
+        self._engagement.doing = doing
+        self._engagement.deadline = self._services.clock.monotonic() + seconds + STUCK_AFTER_SECONDS
+        try:
+            yield
+        finally:
+            self._engagement.doing = Doing.NOTHING
+            self._engagement.deadline = None

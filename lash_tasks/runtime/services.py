@@ -1,0 +1,36 @@
+"""What the runtime works with, handed in by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lash_tasks.clock import Clock
+from lash_tasks.domain.ids import LeaseToken
+from lash_tasks.ports import Doorbell, Providers, ToolRunner
+from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
+from lash_tasks.stores.protocols import BlobStore, Fleet, Leases, LiveReplay, Slots, TurnStore, WorkStore
+from lash_tasks.tools.agents import Agent
+from lash_tasks.tools.rounds import RoundExecutor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeServices:
+    """One set per worker process. Everything here is safe from many threads."""
+
+    clock: Clock
+    turns: TurnStore
+    fleet: Fleet
+    work: WorkStore
+    blobs: BlobStore
+    leases: Leases
+    slots: Slots
+    live: LiveReplay
+    doorbell: Doorbell
+    agents: Mapping[str, Agent]
+    providers: Providers
+    tools: ToolRunner
+    rounds: RoundExecutor
+    new_token: Callable[[], LeaseToken]
+    lease_ttl_ms: int
+    reached: Callable[[CrashPoint], None] = nothing_happens

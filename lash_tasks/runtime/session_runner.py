@@ -1,0 +1,246 @@
+"""The outer pass: take a session's lease, open its next turn, drive it, commit it, let go, look again (design §4)."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+
+from lash_tasks.domain.activity import ActivityType
+from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import decode, digest, encode
+from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.turns import (
+    MAX_ATTEMPTS,
+    AssembledTurn,
+    Finished,
+    IssueKind,
+    StopKind,
+    TurnIssue,
+    TurnOutcome,
+    stopped,
+)
+from lash_tasks.errors import CommitConflict, ErrorCode, LeaseStoreUnavailable, StoreUnavailable
+from lash_tasks.machine.assembly import TurnResult, assemble
+from lash_tasks.machine.turn import MACHINE_VERSION, Turn, begin
+from lash_tasks.ports import Interrupted, InterruptReason
+from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.drive import Drive
+from lash_tasks.runtime.journal import TurnJournal, patiently
+from lash_tasks.runtime.live import LivePublisher
+from lash_tasks.runtime.performer import EffectPerformer
+from lash_tasks.runtime.services import RuntimeServices
+from lash_tasks.runtime.worker import Engagement, Worker
+from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, OpenedTurn, OpenRequest, TurnCommit
+
+log = logging.getLogger(__name__)
+
+
+class RunVerdict(StrEnum):
+    """What became of one doorbell."""
+
+    COMMITTED = "committed"
+    NOTHING = "nothing"
+    """There was nothing to do, or nothing this worker has the code for."""
+    BUSY = "busy"
+    """Somebody is at work on the session and will look again."""
+    YIELDED = "yielded"
+    """The worker is leaving; the turn goes on elsewhere."""
+    FENCED = "fenced"
+    """Another worker took the turn; nothing more was written."""
+    NO_LEASES = "no_leases"
+    """Redis cannot be reached: no new turn starts."""
+
+
+class SessionRunner:
+    """Answers doorbells. One object serves all threads of a worker."""
+
+    def __init__(self, services: RuntimeServices, worker: Worker) -> None:
+        self._services = services
+        self._worker = worker
+        self._refs = {name: agent.snapshot().ref() for name, agent in services.agents.items()}
+
+    def run(self, session_id: SessionId) -> RunVerdict:
+        """Run at most one turn of the session. Raises what went wrong inside, after letting go."""
+        services = self._services
+        if self._worker.draining:
+            services.doorbell.ring_session(session_id)
+            return RunVerdict.YIELDED
+        with self._worker.engage(session_id, services.new_token()) as engagement:
+            if engagement is None:
+                return RunVerdict.BUSY
+            try:
+                if not services.leases.acquire(engagement.scope, engagement.token, services.lease_ttl_ms):
+                    return RunVerdict.BUSY
+            except LeaseStoreUnavailable:
+                log.warning("no turn starts without leases", extra={"session_id": session_id})
+                return RunVerdict.NO_LEASES
+            services.reached(CrashPoint.AFTER_LEASE)
+            try:
+                verdict = self._open_and_run(engagement)
+            except Exception:
+                self._release(engagement)
+                raise
+            released = self._release(engagement)
+        services.reached(CrashPoint.AFTER_RELEASE)
+        if released:
+            self._look_again(session_id)
+        return verdict
+
+    # ------------------------------------------------------------ one turn
+
+    def _open_and_run(self, engagement: Engagement) -> RunVerdict:
+        session_id = engagement.session_id
+        opened = self._services.turns.open(
+            OpenRequest(
+                session_id=session_id, worker=self._worker.id, agents=self._refs, machine_version=MACHINE_VERSION
+            )
+        )
+        if isinstance(opened, NotOpened):
+            return RunVerdict.BUSY if opened is NotOpened.HOLDER_LIVES else RunVerdict.NOTHING
+        engagement.turn_id, engagement.fence = opened.intent.turn_id, opened.fence
+        self._services.reached(CrashPoint.AFTER_OPEN)
+        extra = {"session_id": session_id, "turn_id": opened.intent.turn_id, "attempt": opened.attempt}
+        log.info("turn resumed" if opened.resumed else "turn started", extra=extra)
+        try:
+            return self._run_opened(opened, engagement)
+        except Interrupted as interrupted:
+            if interrupted.reason is InterruptReason.LOST:
+                log.warning("turn left to another worker", extra=extra)
+                return RunVerdict.FENCED
+            self._give_up(opened, crashed=False)
+            log.info("turn given up for another worker", extra=extra)
+            return RunVerdict.YIELDED
+        except StoreUnavailable:
+            self._give_up(opened, crashed=False)
+            raise
+        except Exception:
+            log.exception("turn failed and is given up", extra=extra)
+            self._give_up(opened, crashed=True)
+            raise
+
+    def _run_opened(self, opened: OpenedTurn, engagement: Engagement) -> RunVerdict:
+        if opened.cancel:
+            engagement.interrupt.set(InterruptReason.CANCELLED)
+        services, intent = self._services, opened.intent
+        live = LivePublisher(
+            services.live, services.clock, intent.session_id, intent.turn_id, opened.fence, opened.attempt
+        )
+        live.emit(ActivityType.TURN_STARTED, resumed=opened.resumed, turn_index=intent.turn_index)
+        leaf = opened.history[-1].node.node_id if opened.history else None
+        try:
+            turn, drive = self._drive(opened, engagement, live)
+        except Exception:
+            if opened.attempt <= MAX_ATTEMPTS:
+                raise
+            log.exception("a turn at the end of its attempts is buried bare", extra={"turn_id": intent.turn_id})
+            turn, drive = _bare(opened), None
+        while True:
+            result = assemble(turn, leaf, attempt=opened.attempt)
+            services.reached(CrashPoint.BEFORE_COMMIT)
+            verdict = self._commit(opened, engagement, result, may_wait=drive is not None and drive.takes_input)
+            if verdict is CommitRefused.JOINABLE and drive is not None:
+                turn = drive.resume_at_checkpoint(turn)
+                continue
+            return self._committed(verdict, result, live)
+
+    def _drive(self, opened: OpenedTurn, engagement: Engagement, live: LivePublisher) -> tuple[Turn, Drive]:
+        services, intent = self._services, opened.intent
+        agent = self._snapshot(intent.agent, intent.agent_ref)
+        inputs = [decode(QueuedInput, batch.payload) for batch in opened.batches]
+        journal = TurnJournal(services.turns, opened, services.clock, engagement.interrupt)
+        performer = EffectPerformer(services, opened, agent, inputs[0], journal, live, engagement)
+        drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt)
+        history = [stored.node.message for stored in opened.history]
+        return drive.run(*begin(intent, agent, history, inputs)), drive
+
+    def _snapshot(self, name: str, ref: str) -> AgentSnapshot:
+        """The snapshot that the turn is pinned to: this worker's own, or an older one from SQL."""
+        if self._refs.get(name) == ref:
+            return self._services.agents[name].snapshot()
+        return self._services.fleet.snapshot(name, ref)
+
+    # ------------------------------------------------------------ commit and announce
+
+    def _commit(
+        self, opened: OpenedTurn, engagement: Engagement, result: TurnResult, *, may_wait: bool
+    ) -> Committed | CommitRefused:
+        intent = opened.intent
+        exhausted = any(issue.code == ErrorCode.ATTEMPTS_EXHAUSTED for issue in result.turn.errors)
+        commit = TurnCommit(
+            session_id=intent.session_id,
+            turn_id=intent.turn_id,
+            fence=opened.fence,
+            turn_index=intent.turn_index,
+            base_revision=intent.base_revision,
+            batch_ids=result.batch_ids,
+            refuse_if_joinable=may_wait and isinstance(result.turn.outcome, Finished),
+            agent=intent.agent,
+            context_digest=digest(decode(QueuedInput, opened.batches[0].payload).context),
+            nodes=result.nodes,
+            usage=result.usage,
+            stamp=result.stamp,
+            outcome=_outcome_kind(result.turn.outcome),
+            result=encode(AssembledTurn, result.turn),
+            dead_reason=ErrorCode.ATTEMPTS_EXHAUSTED.value if exhausted else None,
+        )
+        return patiently(lambda: self._services.turns.commit(commit), self._services.clock, engagement.interrupt)
+
+    def _committed(self, verdict: Committed | CommitRefused, result: TurnResult, live: LivePublisher) -> RunVerdict:
+        turn = result.turn
+        extra = {"session_id": turn.session_id, "turn_id": turn.turn_id}
+        if verdict is CommitRefused.FENCED:
+            log.warning("commit fenced", extra=extra)
+            return RunVerdict.FENCED
+        if verdict is CommitRefused.CONFLICT or verdict is CommitRefused.JOINABLE:
+            raise CommitConflict(turn.session_id, turn.turn_id)
+        self._services.reached(CrashPoint.AFTER_COMMIT)
+        kind = _outcome_kind(turn.outcome)
+        log.info("turn committed", extra={**extra, "outcome": kind, "attempt": turn.attempt})
+        live.emit(ActivityType.COMMITTED, outcome=kind, turn_index=turn.turn_index)
+        live.flush()
+        self._services.reached(CrashPoint.AFTER_ANNOUNCE)
+        return RunVerdict.COMMITTED
+
+    # ------------------------------------------------------------ letting go
+
+    def _give_up(self, opened: OpenedTurn, *, crashed: bool) -> None:
+        intent = opened.intent
+        try:
+            self._services.turns.give_up(intent.session_id, intent.turn_id, opened.fence, crashed=crashed)
+        except StoreUnavailable:
+            log.warning("turn could not be given up; the next beat does it", extra={"turn_id": intent.turn_id})
+
+    def _release(self, engagement: Engagement) -> bool:
+        """Whether the lease is certainly gone. If not, it expires and the sweep looks instead of us."""
+        try:
+            return self._services.leases.release(engagement.scope, engagement.token)
+        except LeaseStoreUnavailable:
+            log.warning("lease could not be released", extra={"session_id": engagement.session_id})
+            return False
+
+    def _look_again(self, session_id: SessionId) -> None:
+        """Doorbells that came while the lease was held were answered `busy`: this look is for them."""
+        try:
+            runnable = self._services.work.runnable(session_id, list(self._refs), self._worker.id)
+        except StoreUnavailable:
+            log.warning("could not look again; the sweep does", extra={"session_id": session_id})
+            return
+        if runnable is None:
+            return
+        if runnable.turn_id is None:
+            self._services.doorbell.ring_session(session_id)
+        else:
+            self._services.doorbell.ring_turn(session_id, runnable.turn_id)
+
+
+def _bare(opened: OpenedTurn) -> Turn:
+    """The last resort for a turn whose inputs or journal cannot even be read: an end without content."""
+    issue = TurnIssue(IssueKind.RUNTIME, ErrorCode.ATTEMPTS_EXHAUSTED.value, "the turn could not be run or replayed")
+    agent = AgentSnapshot(opened.intent.agent, "", "")
+    outcome = stopped(StopKind.RUNTIME_ERROR)
+    return Turn(intent=opened.intent, agent=agent, history=(), issues=(issue,), outcome=outcome)
+
+
+def _outcome_kind(outcome: TurnOutcome) -> str:
+    return "finished" if isinstance(outcome, Finished) else outcome.stop.type.value

@@ -1,0 +1,101 @@
+"""What one worker process knows of itself: its name, the sessions it is at work on, and whether it is leaving."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lash_tasks.clock import Clock
+from lash_tasks.domain.ids import LeaseToken, SessionId, TurnId, WorkerId, fence_scope
+from lash_tasks.ports import InterruptReason
+from lash_tasks.runtime.interrupts import TurnInterrupt
+
+
+class Doing(StrEnum):
+    """What a turn is in the middle of; a drain treats them differently."""
+
+    NOTHING = "nothing"
+    MODEL_CALL = "model_call"
+    TOOLS = "tools"
+
+
+@dataclass(slots=True)
+class Engagement:
+    """One session that this process is at work on. Mutable: the turn's thread writes, the keeper reads."""
+
+    session_id: SessionId
+    token: LeaseToken
+    interrupt: TurnInterrupt
+    turn_id: TurnId | None = None
+    fence: int = 0
+    doing: Doing = Doing.NOTHING
+    deadline: float | None = None
+    """Monotonic seconds after which the effect in flight counts as stuck."""
+
+    @property
+    def scope(self) -> str:
+        return fence_scope(self.session_id)
+
+
+@dataclass(slots=True)
+class Worker:
+    """Shared by the threads of one process. A session has at most one engagement at a time."""
+
+    id: WorkerId
+    clock: Clock
+    _engaged: dict[SessionId, Engagement] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _idle: threading.Condition = field(default_factory=threading.Condition)
+    _draining: bool = False
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @contextmanager
+    def engage(self, session_id: SessionId, token: LeaseToken) -> Iterator[Engagement | None]:
+        """Reserve the session in this process; None if another thread is at work on it.
+
+        This comes before the lease: after a loss of Redis two threads of one process could both get it.
+        """
+        engagement = Engagement(session_id, token, TurnInterrupt(self.clock))
+        with self._lock:
+            taken = session_id in self._engaged
+            if not taken:
+                self._engaged[session_id] = engagement
+        try:
+            yield None if taken else engagement
+        finally:
+            if not taken:
+                self.dismiss(engagement)
+
+    def dismiss(self, engagement: Engagement) -> None:
+        """Forget an engagement; a thread that is still in it can write nothing any more."""
+        with self._lock:
+            if self._engaged.get(engagement.session_id) is engagement:
+                del self._engaged[engagement.session_id]
+        with self._idle:
+            self._idle.notify_all()
+
+    def engagements(self) -> list[Engagement]:
+        with self._lock:
+            return list(self._engaged.values())
+
+    def begin_drain(self) -> None:
+        """From now on nothing new is opened, and a turn stops before its next effect."""
+        self._draining = True
+
+    def interrupt_all(self, *doing: Doing) -> int:
+        """Interrupt turns for the drain, all of them or those that are `doing` one of these; how many."""
+        chosen = [one for one in self.engagements() if not doing or one.doing in doing]
+        for engagement in chosen:
+            engagement.interrupt.set(InterruptReason.DRAINING)
+        return len(chosen)
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until no session is engaged; whether that came true in time."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._engaged, timeout=max(0.0, seconds))
