@@ -1,0 +1,105 @@
+"""`Agent`: a model with its instructions and tools, as an application defines it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import scrub
+from lash_tasks.domain.ids import name_problem
+from lash_tasks.errors import ConfigurationError
+from lash_tasks.tools.context import TurnContext
+from lash_tasks.tools.definition import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A model, what it is told, and what it may call. Checked when it is made: ConfigurationError says what to change.
+
+    `model` is `provider:model`. `instructions` are text, or a function of the turn that is called once a turn and whose
+    answer is recorded. A turn ends after `max_iterations` model calls or `max_turn_seconds`.
+    """
+
+    name: str
+    model: str
+    _: KW_ONLY
+    instructions: str | Callable[[TurnContext], str] = ""
+    tools: Sequence[Tool[..., object]] = ()
+    max_iterations: int = 20
+    max_turn_seconds: int = 600
+    _snapshot: AgentSnapshot = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_instructions()
+        for limit in ("max_iterations", "max_turn_seconds"):
+            value = getattr(self, limit)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(
+                    f"agent {self.name!r}: {limit} must be a whole number of at least 1, not {value!r}"
+                )
+        object.__setattr__(self, "tools", self._checked_tools())
+        snapshot = AgentSnapshot(
+            name=self.name,
+            model=self.model,
+            instructions=self.instructions if isinstance(self.instructions, str) else None,
+            tools=tuple(tool.spec for tool in self.tools),
+            max_iterations=self.max_iterations,
+            max_turn_seconds=self.max_turn_seconds,
+        )
+        object.__setattr__(self, "_snapshot", snapshot)
+
+    def snapshot(self) -> AgentSnapshot:
+        """What a turn is pinned to. `instructions` is None when a function renders them."""
+        return self._snapshot
+
+    def render(self, turn: TurnContext) -> str:
+        """The instructions for `turn`. Whatever an instructions function raises comes through."""
+        if isinstance(self.instructions, str):
+            return self.instructions
+        text = self.instructions(turn)
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"agent {self.name!r}: the instructions function must return a string, not {type(text).__name__}"
+            )
+        scrubbed: str = scrub(text)
+        return scrubbed
+
+    def tool(self, name: str) -> Tool[..., object] | None:
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+    def _check_names(self) -> None:
+        problem = name_problem(self.name) if isinstance(self.name, str) else "must be a string"
+        if problem:
+            raise ConfigurationError(f"agent {self.name!r}: name {problem}")
+        problem = name_problem(self.model) if isinstance(self.model, str) else "must be a string"
+        if problem:
+            raise ConfigurationError(f"agent {self.name!r}: model {problem}")
+        provider, _, model = self.model.partition(":")
+        if not provider.strip() or not model.strip():
+            raise ConfigurationError(
+                f"agent {self.name!r}: model must be 'provider:model', such as 'openai:gpt-5-mini', not {self.model!r}"
+            )
+
+    def _check_instructions(self) -> None:
+        if isinstance(self.instructions, str):
+            return
+        if not callable(self.instructions) or inspect.iscoroutinefunction(self.instructions):
+            raise ConfigurationError(
+                f"agent {self.name!r}: instructions must be a string or a plain function of the turn, "
+                f"not {self.instructions!r}"
+            )
+
+    def _checked_tools(self) -> tuple[Tool[..., object], ...]:
+        seen: dict[str, Tool[..., object]] = {}
+        for item in self.tools:
+            if not isinstance(item, Tool):
+                raise ConfigurationError(f"agent {self.name!r}: {item!r} is not a tool; put @tool on the function")
+            if item.name in seen:
+                raise ConfigurationError(
+                    f"agent {self.name!r}: two tools are named {item.name!r}; rename one with @tool(name=...)"
+                )
+            seen[item.name] = item
+        return tuple(seen.values())
