@@ -123,18 +123,31 @@ batches = Table(
     UniqueConstraint("session_id", "source_key"),
     UniqueConstraint("replay_of"),
     _one_of("state", BatchState),
-    Index("ix_lash_batches_ready", "session_id", "seq", postgresql_where=text("state = 'ready'"), sqlite_where=text("state = 'ready'")),
     Index(
-        "ix_lash_batches_claimed", "session_id", "turn_id",
-        postgresql_where=text("state = 'claimed'"), sqlite_where=text("state = 'claimed'"),
+        "ix_lash_batches_ready",
+        "session_id",
+        "seq",
+        postgresql_where=text("state = 'ready'"),
+        sqlite_where=text("state = 'ready'"),
     ),
     Index(
-        "ix_lash_batches_available", "available_at_ms",
-        postgresql_where=text("state = 'ready'"), sqlite_where=text("state = 'ready'"),
+        "ix_lash_batches_claimed",
+        "session_id",
+        "turn_id",
+        postgresql_where=text("state = 'claimed'"),
+        sqlite_where=text("state = 'claimed'"),
     ),
     Index(
-        "ix_lash_batches_ended", "ended_at_ms",
-        postgresql_where=text("ended_at_ms IS NOT NULL"), sqlite_where=text("ended_at_ms IS NOT NULL"),
+        "ix_lash_batches_available",
+        "available_at_ms",
+        postgresql_where=text("state = 'ready'"),
+        sqlite_where=text("state = 'ready'"),
+    ),
+    Index(
+        "ix_lash_batches_ended",
+        "ended_at_ms",
+        postgresql_where=text("ended_at_ms IS NOT NULL"),
+        sqlite_where=text("ended_at_ms IS NOT NULL"),
     ),
 )
 
@@ -169,20 +182,28 @@ turns = Table(
     Column("outcome", Text),
     Column("stamp", Text),
     Column("result", LargeBinary),
+    Column("pruned_at_ms", BigInteger),  # NULL: its journal was not removed yet
     PrimaryKeyConstraint("session_id", "turn_id"),
     UniqueConstraint("session_id", "turn_index"),
     _one_of("status", TurnStatus),
     Index(
-        "uq_lash_turns_unfinished", "session_id", unique=True,
-        postgresql_where=text("status = 'running'"), sqlite_where=text("status = 'running'"),
+        "uq_lash_turns_unfinished",
+        "session_id",
+        unique=True,
+        postgresql_where=text("status = 'running'"),
+        sqlite_where=text("status = 'running'"),
     ),
     Index(
-        "ix_lash_turns_holder", "holder",
-        postgresql_where=text("status = 'running'"), sqlite_where=text("status = 'running'"),
+        "ix_lash_turns_holder",
+        "holder",
+        postgresql_where=text("status = 'running'"),
+        sqlite_where=text("status = 'running'"),
     ),
     Index(
-        "ix_lash_turns_committed", "committed_at_ms",
-        postgresql_where=text("status = 'committed'"), sqlite_where=text("status = 'committed'"),
+        "ix_lash_turns_journaled",
+        "committed_at_ms",
+        postgresql_where=text("status = 'committed' AND pruned_at_ms IS NULL"),
+        sqlite_where=text("status = 'committed' AND pruned_at_ms IS NULL"),
     ),
 )
 
