@@ -1,0 +1,35 @@
+"""The backends that every SQL store is held to, each a fresh database with our tables and a clock moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lash_tasks.clock import FakeClock
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.tables import metadata
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The database's clock."""
+    return FakeClock()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite in memory, SQLite in a file, Postgres."""
+    if request.param == "memory":
+        return "sqlite://"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str, clock: FakeClock) -> Iterator[Database]:
+    database = Database.open(database_url, now_ms=clock.now_ms)
+    with database.transaction() as connection:
+        metadata.create_all(connection)
+    yield database
+    database.close()
