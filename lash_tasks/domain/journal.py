@@ -72,6 +72,8 @@ class RecordVerdict(StrEnum):
     EXISTS = "exists"
     """Another record came first and stands; the row was not changed."""
     FENCED = "fenced"
+    REFUSED = "refused"
+    """The database cannot hold a value of the row, now or later; the rows beside it are not touched by that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, LiteralString, cast
 
 import psycopg
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, dict_row
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, create_engine, event, func, literal
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.engine import URL, make_url
@@ -109,7 +109,8 @@ class Database:
     def postgres(self) -> Iterator[psycopg.Connection[TupleRow]]:
         """The psycopg connection beneath, in autocommit: a statement is a transaction of one round trip.
 
-        For more than one statement use its `transaction()`, within its `pipeline()` where round trips count.
+        For more than one use its `transaction()`, or `pipelined` where round trips count. What an error or an early
+        exit leaves open is rolled back.
         """
         with store_errors():
             pool = self.engine.pool
@@ -123,9 +124,8 @@ class Database:
                     pooled.invalidate()
                     if self.engine.pool is pool:  # whatever broke this connection broke its idle neighbours
                         self.engine.dispose()
-                elif raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                    pooled.invalidate()
                 else:
+                    raw.rollback()  # what an error left open; nothing to do as a rule
                     raw.autocommit = False
                     pooled.close()
 
@@ -155,6 +155,22 @@ class Database:
         if override is not None:
             return literal(override, BigInteger)
         return sql_cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
+
+
+Statement = tuple[LiteralString, Mapping[str, object]]
+
+
+def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Statement]) -> list[list[dict[str, Any]]]:
+    """Run the statements in one round trip and return the rows of each.
+
+    psycopg's `transaction()` waits at both ends: give BEGIN and COMMIT among the statements instead.
+    """
+    with connection.pipeline():
+        cursors = [
+            connection.cursor(binary=True, row_factory=dict_row).execute(query, parameters)
+            for query, parameters in statements
+        ]
+    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 
 # ---------------------------------------------------------------- connecting

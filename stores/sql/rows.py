@@ -1,0 +1,75 @@
+"""Rows as domain values, whichever driver read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lash_tasks.domain.codec import decode, encode, parse
+from lash_tasks.domain.ids import BatchId, NodeId, ReplayKey, SessionId, TurnId
+from lash_tasks.domain.journal import EffectState, RecordedEffect
+from lash_tasks.domain.messages import Message
+from lash_tasks.domain.queue import BatchRecord, BatchState
+from lash_tasks.domain.sessions import Node, StoredNode
+from lash_tasks.domain.turns import TurnIntent
+
+Row = Mapping[str, Any]
+
+INLINE_OUTCOME_BYTES = 64 * 1024
+"""An outcome above this lies in lash_blobs, so that reading a journal's keys stays cheap."""
+
+
+def batch_record(row: Row) -> BatchRecord:
+    return BatchRecord(
+        id=BatchId(row["id"]),
+        session_id=SessionId(row["session_id"]),
+        seq=row["seq"],
+        agent=row["agent"],
+        state=BatchState(row["state"]),
+        turn_id=None if row["turn_id"] is None else TurnId(row["turn_id"]),
+        source_key=row["source_key"],
+        early=row["early"],
+        exclusive=row["exclusive"],
+        merge_key=row["merge_key"],
+        available_at_ms=row["available_at_ms"],
+        enqueued_at_ms=row["enqueued_at_ms"],
+        payload=row["payload"],
+        replay_of=None if row["replay_of"] is None else BatchId(row["replay_of"]),
+    )
+
+
+def turn_intent(row: Row) -> TurnIntent:
+    return TurnIntent(
+        session_id=SessionId(row["session_id"]),
+        turn_id=TurnId(row["turn_id"]),
+        turn_index=row["turn_index"],
+        base_revision=row["base_revision"],
+        batch_ids=tuple(BatchId(batch_id) for batch_id in parse(row["batch_ids"])),
+        agent=row["agent"],
+        agent_ref=row["agent_ref"],
+        machine_version=row["machine_version"],
+        admitted_at_ms=row["admitted_at_ms"],
+    )
+
+
+def recorded_effect(row: Row) -> RecordedEffect:
+    """From columns of the effect, with `outcome` fetched from the blob where it lies there."""
+    return RecordedEffect(
+        replay_key=ReplayKey(row["replay_key"]),
+        ordinal=row["ordinal"],
+        fence=row["fence"],
+        state=EffectState(row["state"]),
+        envelope=row["envelope"],
+        outcome=row["outcome"],
+    )
+
+
+def stored_node(row: Row) -> StoredNode:
+    parent = None if row["parent_id"] is None else NodeId(row["parent_id"])
+    node = Node(NodeId(row["node_id"]), parent, decode(Message, row["message"]), row["frame_id"])
+    return StoredNode(row["revision"], row["ordinal"], node)
+
+
+def message_bytes(node: Node) -> bytes:
+    """The column `message` of a node."""
+    return encode(Message, node.message)
