@@ -225,7 +225,7 @@ class PrivatePostgres(PrivateServer):
     def _user(self) -> str | None:
         return _postgres_user()
 
-    def _prepare(self, directory: Path) -> None:  # noqa: B027 - most need nothing
+    def _prepare(self, directory: Path) -> None:
         if (user := self._user()) and not _may_run(self._binaries / "postgres", user):
             self._binaries = _copy_wheel(self._binaries, directory / "wheel")
         initdb = subprocess.run(
