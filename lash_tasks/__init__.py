@@ -1,0 +1,56 @@
+"""Durable LLM-agent sessions for teams that already run Celery, Redis and Postgres.
+
+The public names are imported when they are first used, so that `import lash_tasks` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lash_tasks.app import Lash as Lash
+    from lash_tasks.client import Client as Client
+    from lash_tasks.client import Receipt as Receipt
+    from lash_tasks.domain.inputs import ImageRefItem as ImageRefItem
+    from lash_tasks.domain.inputs import TextItem as TextItem
+    from lash_tasks.domain.inputs import TurnInput as TurnInput
+    from lash_tasks.domain.turns import AssembledTurn as AssembledTurn
+    from lash_tasks.errors import ErrorCode as ErrorCode
+    from lash_tasks.errors import LashError as LashError
+    from lash_tasks.settings import Settings as Settings
+    from lash_tasks.tools.agents import Agent as Agent
+    from lash_tasks.tools.context import ToolContext as ToolContext
+    from lash_tasks.tools.context import TurnContext as TurnContext
+    from lash_tasks.tools.definition import tool as tool
+
+_HOMES = {
+    "Agent": "lash_tasks.tools.agents",
+    "AssembledTurn": "lash_tasks.domain.turns",
+    "Client": "lash_tasks.client",
+    "ErrorCode": "lash_tasks.errors",
+    "ImageRefItem": "lash_tasks.domain.inputs",
+    "Lash": "lash_tasks.app",
+    "LashError": "lash_tasks.errors",
+    "Receipt": "lash_tasks.client",
+    "Settings": "lash_tasks.settings",
+    "TextItem": "lash_tasks.domain.inputs",
+    "ToolContext": "lash_tasks.tools.context",
+    "TurnContext": "lash_tasks.tools.context",
+    "TurnInput": "lash_tasks.domain.inputs",
+    "tool": "lash_tasks.tools.definition",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

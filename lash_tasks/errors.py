@@ -191,7 +191,9 @@ class ResultTimeout(LashError):
         super().__init__(session_id, seconds)
 
     def sentence(self) -> str:
-        return f"no result in session {self.args[0]!r} after {self.args[1]:g} s; the work goes on, ask the receipt again"
+        return (
+            f"no result in session {self.args[0]!r} after {self.args[1]:g} s; the work goes on, ask the receipt again"
+        )
 
 
 class InputCancelled(LashError):
@@ -240,7 +242,9 @@ class CommitConflict(StoreError):
         super().__init__(session_id, turn_id)
 
     def sentence(self) -> str:
-        return f"turn {self.args[1]!r} of session {self.args[0]!r} does not fit the session's head; report this as a bug"
+        return (
+            f"turn {self.args[1]!r} of session {self.args[0]!r} does not fit the session's head; report this as a bug"
+        )
 
 
 class StoreMismatch(StoreError):
@@ -254,7 +258,8 @@ class SchemaBehind(StoreError):
         super().__init__(found, wanted)
 
     def sentence(self) -> str:
-        return f"the database schema is at {self.args[0] or 'nothing'}, this code needs {self.args[1]}; run: lash-tasks db upgrade"
+        found = self.args[0] or "nothing"
+        return f"the database schema is at {found}, this code needs {self.args[1]}; run: lash-tasks db upgrade"
 
 
 class UnsupportedRecordSchemaVersion(StoreError):
@@ -264,4 +269,5 @@ class UnsupportedRecordSchemaVersion(StoreError):
         super().__init__(record_kind, actual, expected)
 
     def sentence(self) -> str:
-        return f"a stored {self.args[0]} has schema version {self.args[1]}, this code reads {self.args[2]}; upgrade the older side"
+        kind, actual, expected = self.args
+        return f"a stored {kind} has schema version {actual}, this code reads {expected}; upgrade the older side"

@@ -121,37 +121,49 @@ class Drive:
         return not stopping and self.attempt <= MAX_ATTEMPTS and self.performer.seconds_left() > 0
 
     def _tools(self, run: RunTools) -> Reply:
+        """A round: recorded calls are replayed, the rest run; a cancel keeps what is recorded by then."""
         outcomes = {call.index: call.settled for call in run.calls if call.settled is not None}
         missing: list[PlannedCall] = []
-        begun: list[PlannedCall] = []
         for call in run.calls:
-            recorded = self.journal.find(call.key)
-            if call.settled is not None:
-                continue
-            if recorded is None:
+            found = call.settled or self._recorded_call(run, call)
+            if found is None:
                 missing.append(call)
-            elif (mismatch := _mismatch(call.envelope, recorded)) is not None:
-                return replace(mismatch, outcomes=tuple(outcomes.items()))
-            elif recorded.state is EffectState.DONE:
-                outcomes[call.index] = decode(ToolOutcome, recorded.outcome or b"")
+            elif isinstance(found, TurnHalted):
+                return replace(found, outcomes=tuple(outcomes.items()))
             else:
-                begun.append(call)
-        for call in begun:
-            outcomes[call.index] = self.performer.interrupted_earlier(run, call)
-        if missing and (halted := self._must_halt()) is not None:
+                outcomes[call.index] = found
+        halted = self._must_halt() if missing else None
+        if halted is None and missing:
+            halted = self._run_calls(run, missing, outcomes)
+        if halted is not None:
             return replace(halted, outcomes=tuple(outcomes.items()))
-        if missing:
-            self.services.reached(CrashPoint.BEFORE_EFFECT)
+        return ToolsReturned(tuple(outcomes[call.index] for call in run.calls))
+
+    def _recorded_call(self, run: RunTools, call: PlannedCall) -> ToolOutcome | TurnHalted | None:
+        recorded = self.journal.find(call.key)
+        if recorded is None:
+            return None
+        if (mismatch := _mismatch(call.envelope, recorded)) is not None:
+            return mismatch
+        if recorded.state is EffectState.BEGUN:
+            return self.performer.interrupted_earlier(run, call)
+        outcome: ToolOutcome = decode(ToolOutcome, recorded.outcome or b"")
+        return outcome
+
+    def _run_calls(
+        self, run: RunTools, calls: list[PlannedCall], outcomes: dict[int, ToolOutcome]
+    ) -> TurnHalted | None:
+        """Run the calls and add their outcomes; how the turn is halted if a cancel came."""
+        self.services.reached(CrashPoint.BEFORE_EFFECT)
         faults: list[BaseException] = []
-        for call, result in zip(missing, self.performer.run_tools(run, missing), strict=True):
+        for call, result in zip(calls, self.performer.run_tools(run, calls), strict=True):
             if isinstance(result, ToolOutcome):
                 outcomes[call.index] = result
             else:
                 faults.append(result)
-        if faults:
-            worst = next((fault for fault in faults if not isinstance(fault, Interrupted)), faults[0])
-            return replace(_cancelled(worst), outcomes=tuple(outcomes.items()))
-        return ToolsReturned(tuple(outcomes[call.index] for call in run.calls))
+        if not faults:
+            return None
+        return _cancelled(next((fault for fault in faults if not isinstance(fault, Interrupted)), faults[0]))
 
     def _must_halt(self) -> TurnHalted | None:
         """Why nothing new may be performed, if so. Raises Interrupted when the turn goes on elsewhere."""

@@ -7,8 +7,6 @@ raise the fence while this worker lives. SQL says when a turn is lost.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
 
 from lash_tasks.errors import LeaseStoreUnavailable, StoreUnavailable
 from lash_tasks.ports import InterruptReason
@@ -44,7 +42,7 @@ class LeaseKeeper:
 class WorkerBeat:
     """Tells SQL that this worker lives and learns which of its turns are cancelled, lost or stuck."""
 
-    def __init__(self, worker: Worker, fleet: Fleet, record: Callable[[], WorkerRecord]) -> None:
+    def __init__(self, worker: Worker, fleet: Fleet, record: WorkerRecord) -> None:
         self._worker = worker
         self._fleet = fleet
         self._record = record
@@ -55,7 +53,7 @@ class WorkerBeat:
         driving = {(one.session_id, one.turn_id): one for one in self._worker.engagements() if one.turn_id is not None}
         fences = {key: one.fence for key, one in driving.items()}
         try:
-            answer = self._fleet.beat(replace(self._record(), worker=self._worker.id), fences)
+            answer = self._fleet.beat(self._record, fences)
         except StoreUnavailable:
             log.warning("the worker's sign of life could not be stored", extra={"worker": self._worker.id})
             return

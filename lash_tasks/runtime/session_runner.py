@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from enum import StrEnum
 
@@ -35,6 +36,9 @@ from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, Ope
 
 log = logging.getLogger(__name__)
 
+in_turn: contextvars.ContextVar[bool] = contextvars.ContextVar("lash_in_turn", default=False)
+"""Whether this code runs inside a turn, also in a tool's thread."""
+
 
 class RunVerdict(StrEnum):
     """What became of one doorbell."""
@@ -62,6 +66,13 @@ class SessionRunner:
 
     def run(self, session_id: SessionId) -> RunVerdict:
         """Run at most one turn of the session. Raises what went wrong inside, after letting go."""
+        token = in_turn.set(True)
+        try:
+            return self._run(session_id)
+        finally:
+            in_turn.reset(token)
+
+    def _run(self, session_id: SessionId) -> RunVerdict:
         services = self._services
         if self._worker.draining:
             services.doorbell.ring_session(session_id)

@@ -38,7 +38,7 @@ class Periodic:
             try:
                 self._action()
             except Exception:
-                log.exception("a periodic action failed", extra={"thread": self._thread.name})
+                log.exception("a periodic action failed", extra={"action": self._thread.name})
             elapsed = self._clock.monotonic() - started
             self._clock.wait(self._stop, max(0.0, self._seconds - elapsed))
 

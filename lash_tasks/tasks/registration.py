@@ -1,0 +1,81 @@
+"""Registering the tasks on a Celery app, each with its own options, so that no setting of the app need change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import celery
+from celery.exceptions import Reject
+
+from lash_tasks.app import Lash
+from lash_tasks.clock import SystemClock
+from lash_tasks.domain.ids import SessionId
+from lash_tasks.errors import StoreUnavailable
+from lash_tasks.queues import ROUTES, Task
+from lash_tasks.runtime.ingress import CancelRequest, SendRequest
+
+DOORBELL: dict[str, Any] = {"acks_late": False, "ignore_result": True, "serializer": "json", "max_retries": 0}
+INGRESS: dict[str, Any] = {
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "ignore_result": False,
+    "serializer": "json",
+    "max_retries": 0,
+}
+"""Ingress carries the input itself: it is acknowledged when the input is stored, and given back when it cannot be."""
+UNAVAILABLE_PAUSE_SECONDS = 1.0
+
+
+def register(app: celery.Celery, lash: Lash) -> None:
+    """Register the `lash.*` tasks of `lash` on `app`. Idempotent."""
+
+    @app.task(name=Task.RUN_SESSION.value, queue=ROUTES[Task.RUN_SESSION].value, **DOORBELL)
+    def run_session(session_id: str) -> str:
+        return lash.worker.running.sessions.run(SessionId(session_id)).value
+
+    @app.task(name=Task.RESUME_TURN.value, queue=ROUTES[Task.RESUME_TURN].value, **DOORBELL)
+    def resume_turn(session_id: str, turn_id: str) -> str:
+        # The turn's id is for those who watch; what the session needs next is decided when it is opened.
+        return lash.worker.running.sessions.run(SessionId(session_id)).value
+
+    @app.task(name=Task.SEND.value, bind=True, queue=ROUTES[Task.SEND].value, **INGRESS)
+    def send(self: Any, **kwargs: Any) -> dict[str, Any]:
+        request = SendRequest.parse(kwargs)
+        with _given_back_when_unavailable():
+            accepted = lash.worker.ingress.accept(request, default_source_key=f"celery:{self.request.id}")
+        return {"session_id": accepted.session_id, "input_id": accepted.id, "created": accepted.created}
+
+    @app.task(name=Task.CANCEL.value, queue=ROUTES[Task.CANCEL].value, **INGRESS)
+    def cancel(**kwargs: Any) -> dict[str, Any]:
+        request = CancelRequest.parse(kwargs)
+        with _given_back_when_unavailable():
+            return lash.worker.ingress.cancel(request).as_json()
+
+    @app.task(name=Task.RESCUE.value, queue=ROUTES[Task.RESCUE].value, **DOORBELL)
+    def rescue() -> int:
+        return lash.worker.running.maintenance.rescue()
+
+    @app.task(name=Task.SWEEP.value, queue=ROUTES[Task.SWEEP].value, **DOORBELL)
+    def sweep() -> int:
+        return lash.worker.running.maintenance.sweep()
+
+    @app.task(name=Task.WAKE_DUE.value, queue=ROUTES[Task.WAKE_DUE].value, **DOORBELL)
+    def wake_due() -> int:
+        return lash.worker.running.maintenance.wake_due()
+
+    @app.task(name=Task.PRUNE.value, queue=ROUTES[Task.PRUNE].value, **DOORBELL)
+    def prune() -> int:
+        return lash.worker.running.maintenance.prune()
+
+
+@contextmanager
+def _given_back_when_unavailable() -> Iterator[None]:
+    """While the database cannot be reached the message goes back to the broker, not lost and not answered."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        SystemClock().wait(threading.Event(), UNAVAILABLE_PAUSE_SECONDS)
+        raise Reject(str(error), requeue=True) from error
