@@ -7,7 +7,7 @@ milliseconds of the database. Verbs are safe from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -24,7 +24,32 @@ from lash_tasks.domain.usage import UsageEntry
 # ---------------------------------------------------------------- input
 
 
-class InputQueue(Protocol):
+@dataclass(frozen=True, slots=True)
+class CallerEnqueued:
+    """An enqueue in the caller's transaction. `hooked`: the connection will call `on_commit` by itself."""
+
+    enqueued: Enqueued
+    hooked: bool
+
+
+class CallerQueue(Protocol):
+    """The way into the queue through a transaction that belongs to somebody else."""
+
+    def enqueue_with(
+        self, connection: object, draft: BatchDraft, *, on_commit: Callable[[], None] | None = None
+    ) -> CallerEnqueued:
+        """`InputQueue.enqueue` over the caller's connection: what it stores lands with their commit or not at all.
+
+        Never commits, rolls back or closes; an error leaves the caller's transaction as usable as before the call.
+        `on_commit` is called once, after the commit and not after a rollback, where the object can say when that
+        is and the batch is new; the answer says whether it will be. Raises StoreMismatch when the connection
+        reaches another database, InvalidInput (field `connection`) when it is no connection we know, and what
+        `enqueue` raises.
+        """
+        ...
+
+
+class InputQueue(CallerQueue, Protocol):
     """The durable queue of inputs. Senders only insert; they wait for no turn and no turn waits for them."""
 
     def enqueue(self, draft: BatchDraft, *, reject_if_busy: bool = False) -> Enqueued:
