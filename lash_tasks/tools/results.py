@@ -37,7 +37,7 @@ def result_json(tool: Tool[..., object], value: object, max_bytes: int = MAX_RES
 
 def _plain(tool: Tool[..., object], value: object) -> JsonValue:
     try:
-        return tool.signature.result.dump_python(value, mode="json", warnings="none")
+        return tool.signature.result.to_python(value, mode="json", warnings="none")
     except UnicodeEncodeError:
         # pydantic refuses lone surrogates in the keys of a dict; data that is plain already needs no pydantic.
         return value

@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaWarningKind
+from pydantic_core import CoreConfig, SchemaSerializer
 
 from lash_tasks.domain.codec import JsonObject, JsonValue, canonical
 from lash_tasks.errors import ConfigurationError
@@ -41,7 +42,8 @@ class Signature:
     """Parameter name to field name of `arguments`."""
     hidden: tuple[str, ...]
     """Parameters that take the ToolContext."""
-    result: TypeAdapter[object]
+    result: SchemaSerializer
+    """Writes results as JSON data; NaN and infinity stay what they are, so that they can be refused."""
 
 
 def read_signature(function: Callable[..., object]) -> Signature:
@@ -73,7 +75,7 @@ def read_signature(function: Callable[..., object]) -> Signature:
         arguments=arguments,
         fields=fields,
         hidden=tuple(hidden),
-        result=_result_adapter(label, plain, signature.return_annotation),
+        result=_result_serializer(label, plain, signature.return_annotation),
     )
 
 
@@ -82,12 +84,13 @@ def function_label(function: Callable[..., object]) -> str:
     return f"tool function {function.__module__}.{function.__qualname__}"
 
 
-def _result_adapter(label: str, function: Callable[..., object], annotation: JsonValue) -> TypeAdapter[object]:
-    if annotation is inspect.Signature.empty:
-        return TypeAdapter(JsonValue)
-    resolved = _resolve(label, "the result", function, annotation)
-    _check(label, "the result", resolved, "serialization")
-    return TypeAdapter(resolved)
+def _result_serializer(label: str, function: Callable[..., object], annotation: JsonValue) -> SchemaSerializer:
+    resolved = JsonValue
+    if annotation is not inspect.Signature.empty:
+        resolved = _resolve(label, "the result", function, annotation)
+        _check(label, "the result", resolved, "serialization")
+    # The adapter's own serializer writes a NaN that no float annotation announces as null, without a word.
+    return SchemaSerializer(TypeAdapter(resolved).core_schema, CoreConfig(ser_json_inf_nan="constants"))
 
 
 def _resolve(label: str, what: str, function: Callable[..., object], annotation: JsonValue) -> JsonValue:

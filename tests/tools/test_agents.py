@@ -1,0 +1,101 @@
+"""An agent is checked when it is made, and its snapshot is what turns are pinned to."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import decode, encode
+from lash_tasks.domain.ids import SessionId, TurnId
+from lash_tasks.errors import ConfigurationError
+from lash_tasks.tools.agents import Agent
+from lash_tasks.tools.context import TurnContext
+from lash_tasks.tools.definition import tool
+
+TURN = TurnContext(
+    session_id=SessionId("s1"),
+    turn_id=TurnId("t1"),
+    turn_index=3,
+    agent="support",
+    context={"user": "kim"},
+    admitted_at_ms=5,
+)
+
+
+@tool
+def lookup(order_id: str, day: int | None = None) -> str:
+    """Look it up."""
+    return order_id + str(day)
+
+
+@tool(name="lookup")
+def another() -> None: ...
+
+
+def greet(turn: TurnContext) -> str:
+    return f"Serve {turn.context['user']} in turn {turn.turn_index}. \ud83d"
+
+
+async def greet_later(turn: TurnContext) -> str:
+    return turn.agent
+
+
+def test_the_snapshot_holds_what_decides_a_turn() -> None:
+    agent = Agent("support", "openai:gpt:5", instructions="Be brief.", tools=[lookup], max_iterations=3)
+    assert agent.snapshot() == AgentSnapshot("support", "openai:gpt:5", "Be brief.", (lookup.spec,), 3, 600)
+    assert agent.snapshot() is agent.snapshot()
+    assert decode(AgentSnapshot, encode(AgentSnapshot, agent.snapshot())) == agent.snapshot()
+
+
+def test_a_change_of_a_tool_changes_the_name_of_the_snapshot() -> None:
+    refs = {Agent("a", "m:x", tools=tools).snapshot().ref() for tools in ([lookup], [another], [])}
+    assert len(refs) == 3
+
+
+def test_instructions_may_be_a_function_of_the_turn() -> None:
+    agent = Agent("support", "m:x", instructions=greet)
+    assert agent.snapshot().instructions is None
+    assert agent.render(TURN) == "Serve kim in turn 3. \ufffd"
+    assert Agent("support", "m:x", instructions="Be brief.").render(TURN) == "Be brief."
+
+
+def test_an_instructions_function_that_returns_no_text_is_an_error() -> None:
+    agent = Agent("support", "m:x", instructions=cast(Any, lambda turn: None))
+    with pytest.raises(ConfigurationError, match="must return a string, not NoneType"):
+        agent.render(TURN)
+
+
+def test_tools_are_found_by_name() -> None:
+    agent = Agent("support", "m:x", tools=[lookup])
+    assert agent.tool("lookup") is lookup
+    assert agent.tool("other") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"name": ""}, "name must not be empty"),
+        ({"name": "a" * 201}, "name is 201 characters and may be at most 200"),
+        ({"name": "a\n"}, "name must not contain control characters"),
+        ({"name": None}, "name must be a string"),
+        ({"model": "gpt"}, "model must be 'provider:model'"),
+        ({"model": ":gpt"}, "model must be 'provider:model'"),
+        ({"model": "openai:"}, "model must be 'provider:model'"),
+        ({"model": None}, "model must be a string"),
+        ({"instructions": None}, "instructions must be a string or a plain function"),
+        ({"instructions": greet_later}, "instructions must be a string or a plain function"),
+        ({"tools": [len]}, "is not a tool; put @tool on the function"),
+        ({"tools": [lookup, another]}, "two tools are named 'lookup'"),
+        ({"max_iterations": 0}, "max_iterations must be a whole number of at least 1, not 0"),
+        ({"max_turn_seconds": 1.5}, "max_turn_seconds must be a whole number of at least 1, not 1.5"),
+        ({"max_turn_seconds": True}, "max_turn_seconds must be a whole number"),
+    ],
+)
+def test_a_bad_agent_is_refused(changes: dict[str, Any], problem: str) -> None:
+    fields: dict[str, Any] = {"name": "support", "model": "openai:gpt", **changes}
+    with pytest.raises(ConfigurationError) as caught:
+        Agent(**fields)
+    assert str(caught.value).startswith("agent ")
+    assert problem in str(caught.value)
