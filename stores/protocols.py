@@ -40,7 +40,7 @@ class CallerQueue(Protocol):
     ) -> CallerEnqueued:
         """`InputQueue.enqueue` over the caller's connection: what it stores lands with their commit or not at all.
 
-        Never commits, rolls back or closes; an error leaves the caller's transaction as usable as before the call.
+        Never commits, rolls back or closes, and a refusal leaves the caller's transaction usable.
         `on_commit` is called once, after the commit and not after a rollback, where the object can say when that
         is and the batch is new; the answer says whether it will be. Raises StoreMismatch when the connection
         reaches another database, InvalidInput (field `connection`) when it is no connection we know, and what
