@@ -1,0 +1,5 @@
+"""Model endpoints behind the `Provider` port: `openai` (any Chat Completions server) and `scripted` (in process)."""
+
+from lash_tasks.providers.registry import ProviderRegistry, open_providers
+
+__all__ = ["ProviderRegistry", "open_providers"]

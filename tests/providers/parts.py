@@ -1,0 +1,121 @@
+"""What the provider tests share: requests, a stream that remembers, and a provider for an endpoint."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+from pydantic import SecretStr
+
+from lash_tasks.clock import Clock, FakeClock
+from lash_tasks.domain.agents import ToolSpec
+from lash_tasks.domain.ids import BlobRef
+from lash_tasks.domain.messages import Part, Role, TextPart
+from lash_tasks.machine.requests import ModelMessage, ModelRequest, ModelResponse
+from lash_tasks.ports import Interrupt, ModelCall
+from lash_tasks.providers.http import HttpClients, Timeouts
+from lash_tasks.providers.openai import OpenAI
+from lash_tasks.providers.retrying import RetryPolicy
+from lash_tasks.runtime.interrupts import TurnInterrupt
+from tests.endpoint import ModelEndpoint
+
+KEY = "key-9f8e7d6c5b4a-sentinel"
+ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+LOOKUP = ToolSpec(
+    "lookup",
+    "Look something up.",
+    {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+)
+
+
+@dataclass
+class RecordingStream:
+    """A ModelStream that keeps what it was told, in order; `on_text` runs at each piece of text."""
+
+    events: list[tuple[str, object]] = field(default_factory=list)
+    on_text: Callable[[], object] | None = None
+
+    def text(self, delta: str) -> None:
+        self.events.append(("text", delta))
+        if self.on_text is not None:
+            self.on_text()
+
+    def reasoning(self, delta: str) -> None:
+        self.events.append(("reasoning", delta))
+
+    def reset(self) -> None:
+        self.events.append(("reset", None))
+
+    def retrying(self, *, attempt: int, max_attempts: int, wait_seconds: float, reason: str) -> None:
+        self.events.append(("retrying", (attempt, max_attempts, wait_seconds)))
+
+    def of(self, kind: str) -> list[object]:
+        return [value for name, value in self.events if name == kind]
+
+
+def no_blob(ref: BlobRef) -> bytes:
+    raise AssertionError(f"nobody asked for blob {ref}")
+
+
+def call_of(
+    messages: Sequence[ModelMessage] | str = "hello",
+    *,
+    model: str = "gpt-test",
+    system: str = "",
+    tools: tuple[ToolSpec, ...] = (),
+    load_blob: Callable[[BlobRef], bytes] = no_blob,
+    timeout_seconds: float = 300.0,
+) -> ModelCall:
+    if isinstance(messages, str):
+        messages = (said(TextPart(messages)),)
+    request = ModelRequest(system, tuple(messages), tools)
+    return ModelCall(model, request, load_blob, timeout_seconds, "lash-key-1")
+
+
+def said(*parts: Part) -> ModelMessage:
+    return ModelMessage(Role.USER, parts)
+
+
+def answered(*parts: Part) -> ModelMessage:
+    return ModelMessage(Role.ASSISTANT, parts)
+
+
+def openai_at(
+    base_url: str,
+    *,
+    clock: Clock | None = None,
+    policy: RetryPolicy = ONE_ATTEMPT,
+    timeouts: Timeouts | None = None,
+    key: str | None = KEY,
+    tls: ssl.SSLContext | None = None,
+) -> OpenAI:
+    clock = clock or FakeClock()
+    return OpenAI(
+        base_url=base_url,
+        api_key=SecretStr(key) if key is not None else None,
+        clients=HttpClients(clock, timeouts or Timeouts(), lambda: tls or httpx.create_ssl_context()),
+        clock=clock,
+        random=lambda: 0.5,
+        policy=policy,
+    )
+
+
+def ask(
+    endpoint: ModelEndpoint,
+    call: ModelCall | None = None,
+    *,
+    stream: RecordingStream | None = None,
+    interrupt: Interrupt | None = None,
+    clock: Clock | None = None,
+    policy: RetryPolicy = ONE_ATTEMPT,
+    timeouts: Timeouts | None = None,
+) -> ModelResponse:
+    """One call through a provider of its own."""
+    clock = clock or FakeClock()
+    provider = openai_at(endpoint.base_url, clock=clock, policy=policy, timeouts=timeouts)
+    try:
+        return provider.complete(call or call_of(), stream or RecordingStream(), interrupt or TurnInterrupt(clock))
+    finally:
+        provider.close()
