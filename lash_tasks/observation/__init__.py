@@ -1,0 +1,1 @@
+"""Watching a session: cursors of its live stream, and the rule for what they missed."""

@@ -1,0 +1,47 @@
+"""Leases of one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from lash_tasks.clock import Clock
+from lash_tasks.domain.ids import LeaseToken
+from lash_tasks.stores.memory.expiring import ExpiringKeys
+from lash_tasks.stores.protocols import LeaseState
+
+
+class MemoryLeases:
+    """Implements `Leases` among the threads of one process. Never unavailable."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._lock = threading.Lock()
+        self._holders = ExpiringKeys(clock)
+
+    def acquire(self, scope: str, token: LeaseToken, ttl_ms: int) -> bool:
+        with self._lock:
+            if self._holders.get(scope) is not None:
+                return False
+            self._holders.put(scope, token, ttl_ms)
+            return True
+
+    def renew(self, leases: Mapping[str, LeaseToken], ttl_ms: int) -> dict[str, LeaseState]:
+        with self._lock:
+            return {scope: self._renew(scope, token, ttl_ms) for scope, token in leases.items()}
+
+    def _renew(self, scope: str, token: LeaseToken, ttl_ms: int) -> LeaseState:
+        holder = self._holders.get(scope)
+        if holder is not None and holder != token:
+            return LeaseState.FOREIGN
+        self._holders.put(scope, token, ttl_ms)
+        return LeaseState.REASSERTED if holder is None else LeaseState.HELD
+
+    def release(self, scope: str, token: LeaseToken) -> bool:
+        with self._lock:
+            if self._holders.get(scope) == token:
+                self._holders.remove(scope)
+            return True
+
+    def held(self, scope: str) -> bool:
+        with self._lock:
+            return self._holders.get(scope) is not None
