@@ -1,0 +1,43 @@
+"""Leases, slots and live events in Redis: what the workers of one application share beside SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lash_tasks.clock import Clock, SystemClock
+from lash_tasks.errors import ConfigurationError
+from lash_tasks.stores.protocols import Leases, LiveReplay, Slots
+from lash_tasks.stores.redis.connections import Connections, connect
+from lash_tasks.stores.redis.keys import Keys
+from lash_tasks.stores.redis.leases import RedisLeases
+from lash_tasks.stores.redis.live import RedisLiveReplay
+from lash_tasks.stores.redis.slots import RedisSlots
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStores:
+    leases: Leases
+    slots: Slots
+    live: LiveReplay
+    _connections: Connections = field(repr=False)
+
+    def close(self) -> None:
+        """Close every connection, once nothing uses the stores any more. Idempotent."""
+        self._connections.close()
+
+
+def open_redis_stores(
+    url: str, *, namespace: str = "", clock: Clock | None = None, live_retention_ms: int = 600_000
+) -> RedisStores:
+    """Stores on the Redis at `url`; ConfigurationError if it is no such URL. Connects at the first use only.
+
+    A live stream lasts `live_retention_ms` from its last use.
+    """
+    if ":" in namespace:
+        raise ConfigurationError("LASH_NAMESPACE must not contain a colon")
+    keys = Keys(namespace)
+    connections = connect(url)
+    live = RedisLiveReplay(connections, keys, clock or SystemClock(), retention_ms=live_retention_ms)
+    return RedisStores(
+        RedisLeases(connections.commands, keys), RedisSlots(connections.commands, keys), live, connections
+    )

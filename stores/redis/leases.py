@@ -1,0 +1,46 @@
+"""Leases in Redis: a key for each, its holder's token as value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from redis import Redis
+
+from lash_tasks.domain.ids import LeaseToken
+from lash_tasks.errors import LeaseStoreUnavailable
+from lash_tasks.stores.protocols import LeaseState
+from lash_tasks.stores.redis.connections import reaching_redis
+from lash_tasks.stores.redis.keys import Keys
+from lash_tasks.stores.redis.scripts import LeaseScripts
+
+
+class RedisLeases:
+    """Implements `Leases`."""
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._scripts = LeaseScripts(client)
+
+    def acquire(self, scope: str, token: LeaseToken, ttl_ms: int) -> bool:
+        with reaching_redis(self._client):
+            return bool(self._client.set(self._keys.lease(scope), token, nx=True, px=ttl_ms))
+
+    def renew(self, leases: Mapping[str, LeaseToken], ttl_ms: int) -> dict[str, LeaseState]:
+        if not leases:
+            return {}
+        tokens = {self._keys.lease(scope): token for scope, token in leases.items()}
+        with reaching_redis(self._client):
+            return dict(zip(leases, self._scripts.renew(tokens, ttl_ms), strict=True))
+
+    def release(self, scope: str, token: LeaseToken) -> bool:
+        try:
+            with reaching_redis(self._client):
+                self._scripts.release(self._keys.lease(scope), token)
+        except LeaseStoreUnavailable:
+            return False
+        return True
+
+    def held(self, scope: str) -> bool:
+        with reaching_redis(self._client):
+            return bool(self._client.exists(self._keys.lease(scope)))

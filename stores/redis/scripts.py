@@ -1,0 +1,112 @@
+"""The Lua that runs inside Redis, as typed functions. redis-py sends a script again where the server has lost it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from redis import Redis
+
+from lash_tasks.stores.protocols import LeaseState
+
+RENEW = """
+local states = {}
+for i, key in ipairs(KEYS) do
+  local token = ARGV[i + 1]
+  local holder = redis.call('GET', key)
+  if not holder then
+    redis.call('SET', key, token, 'PX', ARGV[1])
+    states[i] = 'reasserted'
+  elseif holder == token then
+    redis.call('PEXPIRE', key, ARGV[1])
+    states[i] = 'held'
+  else
+    states[i] = 'foreign'
+  end
+end
+return states
+"""
+
+RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end
+"""
+
+# The id of an event is <milliseconds>-<number>; a new stream begins at number 0, which carries no event. The epoch is
+# in every entry because any of them may be the oldest that is left.
+_STREAM = """
+local time = redis.call('TIME')
+local at = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local number, epoch = 0, time[1] .. string.format('%06d', tonumber(time[2]))
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last then
+  local last_at, last_number = string.match(last[1], '^(%d+)-(%d+)$')
+  at = math.max(at, tonumber(last_at))
+  number, epoch = tonumber(last_number), last[2][2]
+end
+local function id() return string.format('%.0f-%.0f', at, number) end
+"""
+
+APPEND = (
+    _STREAM
+    + """
+for i = 3, #ARGV do
+  number = number + 1
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id(), 'epoch', epoch, 'activity', ARGV[i])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"""
+)
+
+TAIL = (
+    _STREAM
+    + """
+if not last then
+  redis.call('XADD', KEYS[1], id(), 'epoch', epoch)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return {last and last[1] or id(), epoch}
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The id of a stream's last entry, and its epoch."""
+
+    id: bytes
+    epoch: bytes
+
+
+class LeaseScripts:
+    def __init__(self, client: Redis) -> None:
+        self._renew = client.register_script(RENEW)
+        self._release = client.register_script(RELEASE)
+
+    def renew(self, tokens: Mapping[str, str], ttl_ms: int) -> list[LeaseState]:
+        """Give each key that is its token's, or missing, another `ttl_ms`; one state a key, in order."""
+        states = self._renew(keys=list(tokens), args=[ttl_ms, *tokens.values()])
+        return [LeaseState(state.decode()) for state in states]
+
+    def release(self, key: str, token: str) -> None:
+        """Delete the key if it holds the token."""
+        self._release(keys=[key], args=[token])
+
+
+class AppendScript:
+    def __init__(self, client: Redis) -> None:
+        self._append = client.register_script(APPEND)
+
+    def __call__(self, key: str, activities: Sequence[bytes], *, retention_ms: int, max_events: int) -> None:
+        """Add entries to the stream, numbered on from its last, and begin it where it is missing."""
+        self._append(keys=[key], args=[retention_ms, max_events, *activities])
+
+
+class TailScript:
+    def __init__(self, client: Redis) -> None:
+        self._tail = client.register_script(TAIL)
+
+    def __call__(self, key: str, *, retention_ms: int) -> Tail:
+        """The end of the stream, which begins here where it is missing."""
+        return Tail(*self._tail(keys=[key], args=[retention_ms]))
