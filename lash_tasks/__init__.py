@@ -41,7 +41,22 @@ _HOMES = {
     "tool": "lash_tasks.tools.definition",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Agent",
+    "AssembledTurn",
+    "Client",
+    "ErrorCode",
+    "ImageRefItem",
+    "Lash",
+    "LashError",
+    "Receipt",
+    "Settings",
+    "TextItem",
+    "ToolContext",
+    "TurnContext",
+    "TurnInput",
+    "tool",
+]
 
 
 def __getattr__(name: str) -> object:
