@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import RowMapping
+
 from lash_tasks.domain.codec import decode, encode, parse
 from lash_tasks.domain.ids import BatchId, NodeId, ReplayKey, SessionId, TurnId
 from lash_tasks.domain.journal import EffectState, RecordedEffect
@@ -13,7 +15,10 @@ from lash_tasks.domain.queue import BatchRecord, BatchState
 from lash_tasks.domain.sessions import Node, StoredNode
 from lash_tasks.domain.turns import TurnIntent
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any] | RowMapping
+
+CRASHED = "crashed"
+"""The `holder` of a turn that its worker gave up because it crashed; no worker has this id."""
 
 INLINE_OUTCOME_BYTES = 64 * 1024
 """An outcome above this lies in lash_blobs, so that reading a journal's keys stays cheap."""
