@@ -116,6 +116,8 @@ class CancelVerdict(StrEnum):
     CANCELLED = "cancelled"
     TAKEN = "taken"
     ENDED = "ended"
+    REQUESTED = "requested"
+    """Of a turn: it was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,123 @@
+"""The door: every input and every cancel comes in here, from a client, a Celery message or the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lash_tasks.clock import Clock
+from lash_tasks.domain.codec import JsonObject, digest, encode, to_json
+from lash_tasks.domain.ids import BatchId, SessionId, TurnId
+from lash_tasks.domain.inputs import ImageRefItem, QueuedInput, TurnInput, normalise
+from lash_tasks.domain.queue import BatchDraft, CancelVerdict, Enqueued, When
+from lash_tasks.errors import InvalidInput, NotFound, PayloadTooLarge
+from lash_tasks.ports import Doorbell
+from lash_tasks.runtime.ingress_requests import CancelRequest, SendRequest
+from lash_tasks.stores.protocols import InputQueue, TurnStore
+
+__all__ = ["CancelAnswer", "CancelRequest", "Ingress", "SendRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswer:
+    """What became of a cancel.
+
+    An input was `cancelled`, is `taken` by the turn named here, or has `ended` (in the turn named here, if any). A
+    turn is `requested` to stop, or it has `ended` or never was.
+    """
+
+    session_id: SessionId
+    verdict: CancelVerdict
+    input_id: BatchId | None = None
+    turn_id: TurnId | None = None
+
+    def as_json(self) -> JsonObject:
+        answer: JsonObject = to_json(CancelAnswer, self)
+        return answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingress:
+    """Checks what comes in, stores it, rings after the commit. Safe from any thread."""
+
+    queue: InputQueue
+    turns: TurnStore
+    doorbell: Doorbell
+    clock: Clock
+    new_id: Callable[[], str]
+    max_payload_bytes: int
+
+    def accept(
+        self, request: SendRequest, *, connection: object | None = None, default_source_key: str | None = None
+    ) -> Enqueued:
+        """Store the input; it is accepted when this returns, or with `connection` when that transaction commits.
+
+        `default_source_key` stands in for a missing idempotency key. The same key with the same agent, content,
+        context and `when` returns the first batch; `available_at_ms` is not compared, because a caller who tries
+        again computes it anew. Raises InvalidInput and its kin, IdempotencyConflict, SessionBusy, SessionDeleted,
+        StoreMismatch, StoreUnavailable; then nothing was stored.
+        """
+        draft = self._draft(request, request.idempotency_key or default_source_key)
+        due = draft.available_at_ms <= self.clock.now_ms()
+        if connection is None:
+            enqueued = self.queue.enqueue(draft, reject_if_busy=request.when is When.REJECT)
+            if enqueued.created and due:
+                self.doorbell.ring_session(draft.session_id)
+            return enqueued
+        if request.when is When.REJECT:
+            raise InvalidInput("when", "'reject' cannot be used with connection=; send it without, or use 'queue'")
+        ring = (lambda: self.doorbell.ring_session(draft.session_id)) if due else None
+        return self.queue.enqueue_with(connection, draft, on_commit=ring).enqueued
+
+    def cancel(self, request: CancelRequest) -> CancelAnswer:
+        """Cancel an input that no turn has taken, or ask a turn to stop. Idempotent. NotFound for an unknown input."""
+        session_id = SessionId(request.session_id)
+        if request.turn_id is not None:
+            asked = self.turns.request_cancel(session_id, TurnId(request.turn_id), request.reason)
+            verdict = CancelVerdict.REQUESTED if asked else CancelVerdict.ENDED
+            return CancelAnswer(session_id, verdict, turn_id=TurnId(request.turn_id))
+        batch_id = self._batch_id(session_id, request)
+        cancellation = self.queue.cancel(session_id, batch_id)
+        if cancellation is None:
+            raise NotFound("input", batch_id)
+        return CancelAnswer(session_id, cancellation.verdict, batch_id, cancellation.turn_id)
+
+    def replay(self, input_id: BatchId) -> Enqueued:
+        """Send a dead letter's input again, as a new input; a second replay returns the first's. NotFound."""
+        enqueued = self.queue.replay(input_id, BatchId(self.new_id()))
+        if enqueued is None:
+            raise NotFound("dead letter", input_id)
+        self.doorbell.ring_session(enqueued.session_id)
+        return enqueued
+
+    def _batch_id(self, session_id: SessionId, request: CancelRequest) -> BatchId:
+        if request.input_id is not None:
+            return BatchId(request.input_id)
+        batch = self.queue.find(session_id, source_key=request.idempotency_key)
+        if batch is None:
+            raise NotFound("input", request.idempotency_key or "")
+        return batch.id
+
+    def _draft(self, request: SendRequest, source_key: str | None) -> BatchDraft:
+        turn_input = request.turn_input()
+        self._check_size("text" if request.input is None else "input", turn_input)
+        parts, blobs = normalise(turn_input)
+        queued = QueuedInput(request.agent, parts, request.context)
+        return BatchDraft(
+            id=BatchId(self.new_id()),
+            session_id=SessionId(request.session_id),
+            agent=request.agent,
+            payload=encode(QueuedInput, queued),
+            input_digest=digest({"input": to_json(QueuedInput, queued), "when": request.when.value}),
+            context_digest=digest(request.context),
+            source_key=source_key,
+            available_at_ms=request.available_at_ms or 0,
+            blobs=blobs,
+        )
+
+    def _check_size(self, field: str, turn_input: TurnInput) -> None:
+        size = sum(
+            len((item.id if isinstance(item, ImageRefItem) else item.text).encode()) for item in turn_input.items
+        ) + sum(len(content) for content in turn_input.image_blobs.values())
+        if size > self.max_payload_bytes:
+            raise PayloadTooLarge(field, size, self.max_payload_bytes)
