@@ -1,0 +1,132 @@
+"""What has become of an input: its status as SQL has it, and the wait for the turn that answers it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+from lash_tasks.domain.activity import ActivityType
+from lash_tasks.domain.ids import BatchId, SessionId, TurnId
+from lash_tasks.domain.queue import BatchRecord, BatchState
+from lash_tasks.domain.turns import AssembledTurn
+from lash_tasks.errors import InputCancelled, InputDeadLettered, NotFound, ResultTimeout, SessionDeleted
+from lash_tasks.observation.listening import Listener, Sources
+from lash_tasks.stores.protocols import LiveGap
+
+MAX_DEAD_LETTERS = 10_000
+
+
+class ReceiptState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMMITTED = "committed"
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptStatus:
+    """Where an input stands. `turn_id` is there while it runs and after, `reason` when it is dead."""
+
+    state: ReceiptState
+    turn_id: TurnId | None = None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        match self.state:
+            case ReceiptState.COMMITTED:
+                return f"committed({self.turn_id})"
+            case ReceiptState.DEAD:
+                return f"dead({self.reason})"
+            case _:
+                return self.state.value
+
+
+def read_status(sources: Sources, session_id: SessionId, input_id: BatchId) -> ReceiptStatus:
+    """Where the input stands now. Raises SessionDeleted, and NotFound for one that is unknown or pruned."""
+    batch = _batch(sources, session_id, input_id)
+    match batch.state:
+        case BatchState.READY:
+            return ReceiptStatus(ReceiptState.QUEUED)
+        case BatchState.CLAIMED:
+            return ReceiptStatus(ReceiptState.RUNNING, batch.turn_id)
+        case BatchState.CONSUMED:
+            return ReceiptStatus(ReceiptState.COMMITTED, batch.turn_id)
+        case BatchState.CANCELLED:
+            return ReceiptStatus(ReceiptState.CANCELLED)
+        case BatchState.DEAD:
+            return ReceiptStatus(ReceiptState.DEAD, batch.turn_id, _reason(sources, session_id, input_id))
+        case _:
+            assert_never(batch.state)
+
+
+def wait_for_result(
+    sources: Sources, session_id: SessionId, input_id: BatchId, timeout: float | None = None
+) -> AssembledTurn:
+    """The turn that answers the input, once it is committed and whatever its outcome.
+
+    Raises ResultTimeout after `timeout` seconds (the work goes on), InputCancelled, InputDeadLettered,
+    SessionDeleted, NotFound, StoreUnavailable. SQL is read at least once a second, so that a worker that dies
+    between commit and announcement holds nobody up.
+    """
+    clock = sources.clock
+    deadline = math.inf if timeout is None else clock.monotonic() + timeout
+    listener = Listener(sources, session_id, stop=threading.Event())
+    while True:
+        listener.attend()
+        turn = _answer(sources, session_id, input_id)
+        if turn is not None:
+            return turn
+        if timeout is not None and clock.monotonic() >= deadline:
+            raise ResultTimeout(session_id, timeout)
+        _wait_for_commit(listener, sources, deadline)
+
+
+def _answer(sources: Sources, session_id: SessionId, input_id: BatchId) -> AssembledTurn | None:
+    batch = _batch(sources, session_id, input_id)
+    match batch.state:
+        case BatchState.READY | BatchState.CLAIMED:
+            return None
+        case BatchState.CANCELLED:
+            raise InputCancelled(input_id)
+        case BatchState.DEAD:
+            raise InputDeadLettered(input_id, _reason(sources, session_id, input_id))
+        case BatchState.CONSUMED:
+            turn_id = batch.turn_id or TurnId("")
+            turn = sources.sessions.turn(session_id, turn_id)
+            if turn is None or turn.result is None:
+                raise _gone(sources, session_id, NotFound("turn", turn_id))
+            return turn.result
+        case _:
+            assert_never(batch.state)
+
+
+def _wait_for_commit(listener: Listener, sources: Sources, deadline: float) -> None:
+    """Listen until a turn has committed, or until it is time to look at SQL; a busy stream must not put that off."""
+    look_at = sources.clock.monotonic() + sources.pace.longest
+    while (left := min(deadline, look_at) - sources.clock.monotonic()) > 0:
+        heard = listener.listen(left)
+        if heard is None or isinstance(heard, LiveGap):
+            return
+        if any(event.activity.type is ActivityType.COMMITTED for event in heard.events):
+            return
+
+
+def _batch(sources: Sources, session_id: SessionId, input_id: BatchId) -> BatchRecord:
+    batch = sources.queue.find(session_id, batch_id=input_id)
+    if batch is None:
+        raise _gone(sources, session_id, NotFound("input", input_id))
+    return batch
+
+
+def _gone(sources: Sources, session_id: SessionId, otherwise: NotFound) -> NotFound | SessionDeleted:
+    head = sources.sessions.head(session_id)
+    return SessionDeleted(session_id) if head is not None and head.deleted_at_ms is not None else otherwise
+
+
+def _reason(sources: Sources, session_id: SessionId, input_id: BatchId) -> str:
+    letters = sources.queue.dead(session_id, limit=MAX_DEAD_LETTERS)
+    return next((letter.reason for letter in letters if letter.batch_id == input_id), "unknown")
