@@ -1,0 +1,226 @@
+"""What other services import: send input to a session, wait for the answer, watch the session, cancel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.ids import BatchId, SessionId
+from lash_tasks.domain.inputs import TurnInput
+from lash_tasks.domain.queue import When
+from lash_tasks.domain.turns import AssembledTurn
+from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound
+from lash_tasks.observation.following import FollowEvent, follow
+from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
+from lash_tasks.observation.receipts import ReceiptStatus, read_status, wait_for_result
+from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, SendRequest
+from lash_tasks.runtime.ingress_requests import check_name
+from lash_tasks.settings import Settings
+from lash_tasks.stores.bundle import Stores
+from lash_tasks.wiring import ClientParts, open_client_parts
+
+
+class Client:
+    """The way in and out for services that run no agent themselves. Safe from any thread; close it when done.
+
+    Settings come from the environment unless given. ConfigurationError and SchemaBehind come from the constructor.
+    Every method raises StoreUnavailable when the database cannot be reached; Redis and the broker only make things
+    quicker, and their failures are no errors here.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._use(open_client_parts(settings))
+
+    @classmethod
+    def from_parts(cls, parts: ClientParts) -> Self:
+        """A client over parts that somebody else has opened, such as the embedded stack."""
+        client = cls.__new__(cls)
+        client._use(parts)
+        return client
+
+    def _use(self, parts: ClientParts) -> None:
+        self._parts = parts
+        self._sources = Sources(
+            queue=parts.stores.queue,
+            sessions=parts.stores.sessions,
+            live=parts.stores.live,
+            clock=parts.clock,
+            pace=WOKEN if parts.settings.redis_url else UNWOKEN,
+        )
+
+    def send(
+        self,
+        session_id: str,
+        text: str | TurnInput | Mapping[str, object],
+        *,
+        agent: str,
+        idempotency_key: str | None = None,
+        context: JsonObject | None = None,
+        when: str = When.QUEUE,
+        available_at: datetime | None = None,
+        connection: object | None = None,
+    ) -> Receipt:
+        """Send an input; it is accepted when this returns, or with `connection` when that transaction commits.
+
+        `text` is a text, a TurnInput with images, or the mapping `{"items": […], "image_blobs": {…}}`. The same key
+        with the same input returns the first receipt, also after the answer. `context` (JSON, up to 16 KiB) reaches
+        the tools and never the model. `when` is `queue`, or `reject` for a session that must be idle. A delayed input
+        is taken when `available_at` has passed. `connection` is a SQLAlchemy Connection or Session, a psycopg 3
+        connection or Django's; where it cannot say when it has committed, call `receipt.ring()` then or leave it to
+        the sweep.
+
+        Raises InvalidInput (with the field), PayloadTooLarge, UnknownAgent, NoWorkerHasRegistered,
+        IdempotencyConflict, SessionBusy, SessionDeleted and StoreMismatch; then nothing was stored.
+        """
+        request = SendRequest.parse(
+            {
+                "session_id": session_id,
+                "agent": agent,
+                **_content(text),
+                "idempotency_key": idempotency_key,
+                "context": context,
+                "when": when,
+                "available_at_ms": _milliseconds(available_at),
+            }
+        )
+        accepted = self._parts.ingress.accept(request, connection=connection)
+        return Receipt(accepted.session_id, accepted.id, accepted.created, self)
+
+    def receipt(self, session_id: str, *, idempotency_key: str | None = None, input_id: str | None = None) -> Receipt:
+        """The receipt of an input that was sent before, by its key or its id. NotFound if there is none."""
+        session = SessionId(check_name("session_id", session_id))
+        if (idempotency_key is None) == (input_id is None):
+            raise InvalidInput("idempotency_key", "give exactly one of idempotency_key and input_id")
+        key = None if idempotency_key is None else check_name("idempotency_key", idempotency_key)
+        batch_id = None if input_id is None else BatchId(check_name("input_id", input_id))
+        batch = self._parts.stores.queue.find(session, batch_id=batch_id, source_key=key)
+        if batch is None:
+            raise NotFound("input", key or batch_id or "")
+        return Receipt(session, batch.id, False, self)
+
+    def cancel(
+        self,
+        session_id: str,
+        *,
+        idempotency_key: str | None = None,
+        input_id: str | None = None,
+        turn_id: str | None = None,
+        reason: str | None = None,
+    ) -> CancelAnswer:
+        """Cancel an input that no turn has taken, or ask a turn to stop: name exactly one. Idempotent.
+
+        The answer's verdict for an input is `cancelled`, `taken` (by the turn it names) or `ended`; for a turn
+        `requested` or `ended`. A turn that is asked to stop commits as cancelled with what is complete. Raises
+        NotFound for an unknown input.
+        """
+        named = {"input_id": input_id, "idempotency_key": idempotency_key, "turn_id": turn_id, "reason": reason}
+        given = {name: value for name, value in named.items() if value is not None}
+        return self._parts.ingress.cancel(CancelRequest.parse({"session_id": session_id, **given}))
+
+    def follow(
+        self,
+        session_id: str,
+        cursor: str | None = None,
+        *,
+        stop: threading.Event | None = None,
+        idle_timeout: float | None = None,
+    ) -> Iterator[FollowEvent]:
+        """Events of a session: a snapshot, then what comes, with `reset` and `gap` markers where they are due.
+
+        `cursor` is one that an earlier event carried. Ends when `stop` is set (within a second) or nothing came for
+        `idle_timeout` seconds. A `committed` event carries the turn as JSON, each turn once and in order, also while
+        Redis is down. Raises InvalidInput for a cursor that is malformed or another session's, SessionDeleted.
+        """
+        session = SessionId(check_name("session_id", session_id))
+        return follow(self._sources, session, cursor, stop=stop, idle_timeout=idle_timeout)
+
+    def replay(self, input_id: str) -> Receipt:
+        """Send a dead letter's input again, as a new input; a second replay returns the first's. NotFound."""
+        accepted = self._parts.ingress.replay(BatchId(check_name("input_id", input_id)))
+        return Receipt(accepted.session_id, accepted.id, accepted.created, self)
+
+    def agents(self) -> list[str]:
+        """The names of the agents that workers have registered."""
+        return [agent.name for agent in self._parts.stores.fleet.agents()]
+
+    @property
+    def stores(self) -> Stores:
+        """The stores beneath, for inspection."""
+        return self._parts.stores
+
+    def close(self) -> None:
+        """Close connections. Idempotent; receipts of this client are of no use afterwards."""
+        self._parts.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An accepted input. `created` is False when an earlier send with the same key had stored it."""
+
+    session_id: str
+    input_id: str
+    created: bool
+    _client: Client = field(repr=False, compare=False)
+
+    def status(self) -> ReceiptStatus:
+        """`queued`, `running`, `committed(turn)`, `cancelled` or `dead(reason)`, as SQL has it now.
+
+        Raises SessionDeleted, and NotFound when the input's row was pruned or its transaction has not committed.
+        """
+        return read_status(self._client._sources, *self._ids)
+
+    def result(self, timeout: float | None = None) -> AssembledTurn:
+        """The turn that answers the input, once it is committed and whatever its outcome: see `turn.ok`.
+
+        Raises ResultTimeout after `timeout` seconds (the work goes on: ask again), InputCancelled,
+        InputDeadLettered, SessionDeleted, and BlockingWaitInWorker inside a worker.
+        """
+        if self._client._parts.in_worker():
+            raise BlockingWaitInWorker
+        return wait_for_result(self._client._sources, *self._ids, timeout)
+
+    def ring(self) -> None:
+        """Ring for the session: after a `connection=` commit that could not say so. A ring too many does no harm."""
+        self._client._parts.doorbell.ring_session(self._ids[0])
+
+    def cancel(self) -> CancelAnswer:
+        """Cancel the input if no turn has taken it; the answer says what became of it."""
+        return self._client.cancel(self.session_id, input_id=self.input_id)
+
+    @property
+    def _ids(self) -> tuple[SessionId, BatchId]:
+        return SessionId(self.session_id), BatchId(self.input_id)
+
+
+def _content(text: object) -> dict[str, Any]:
+    """The input as the door reads it: either `text` or `input`."""
+    match text:
+        case str():
+            return {"text": text}
+        case TurnInput():
+            return {"input": {"items": [asdict(item) for item in text.items], "image_blobs": dict(text.image_blobs)}}
+        case Mapping():
+            return {"input": dict(text)}
+        case _:
+            raise InvalidInput("text", f"must be a string, a TurnInput or a mapping, not {type(text).__name__}")
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidInput("available_at", "must be a datetime with a time zone")
+    return int(moment.timestamp() * 1000)
