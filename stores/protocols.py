@@ -324,8 +324,11 @@ class Fleet(Protocol):
         """
         ...
 
-    def leave(self, worker: WorkerId) -> None:
-        """The worker stops: its row goes, the turns it still holds are given up. Idempotent."""
+    def leave(self, worker: WorkerId, *, crashed: bool = False) -> None:
+        """The worker stops: its row goes, the turns it still holds are given up. Idempotent.
+
+        `crashed`: somebody else says so, of a worker that is known to be dead; the next openings count.
+        """
         ...
 
     def workers(self) -> list[WorkerRecord]: ...
