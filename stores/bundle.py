@@ -1,0 +1,91 @@
+"""All stores of one application, opened from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lash_tasks.errors import ConfigurationError
+from lash_tasks.settings import Settings
+from lash_tasks.stores.protocols import (
+    BlobStore,
+    Fleet,
+    InputQueue,
+    Leases,
+    LiveReplay,
+    SessionStore,
+    Slots,
+    TurnStore,
+    WorkStore,
+)
+from lash_tasks.stores.sql.blobs import SqlBlobStore
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.fleet import SqlFleet
+from lash_tasks.stores.sql.queue import SqlInputQueue
+from lash_tasks.stores.sql.sessions import SqlSessionStore
+from lash_tasks.stores.sql.turns import SqlTurnStore
+from lash_tasks.stores.sql.work import SqlWorkStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """Every store, over one database and one Redis or its stand-ins."""
+
+    queue: InputQueue
+    turns: TurnStore
+    sessions: SessionStore
+    fleet: Fleet
+    work: WorkStore
+    blobs: BlobStore
+    leases: Leases
+    slots: Slots
+    live: LiveReplay
+    database: Database
+    _close_shared: Callable[[], None] = field(repr=False)
+
+    def close(self) -> None:
+        """Close every connection, once nothing uses the stores any more. Idempotent."""
+        self._close_shared()
+        self.database.close()
+
+
+def open_stores(
+    settings: Settings, *, allow_memory_leases: bool = False, now_ms: Callable[[], int] | None = None
+) -> Stores:
+    """The stores that the settings name. Servers are connected to at the first use; the schema is not looked at.
+
+    ConfigurationError if no database is set, or if it is Postgres without a Redis: leases inside one process keep no
+    other process away. A client takes none, so it may say `allow_memory_leases`. `now_ms` replaces the database's
+    clock, for tests.
+    """
+    url = settings.require_database_url()
+    if settings.redis_url is None and settings.dialect == "postgresql" and not allow_memory_leases:
+        raise ConfigurationError("Set LASH_REDIS_URL: workers on Postgres keep out of each other's way through Redis")
+    leases, slots, live, close_shared = _shared(settings.redis_url)
+    database = Database.open(url, options=settings.database_options, now_ms=now_ms)
+    return Stores(
+        queue=SqlInputQueue(database),
+        turns=SqlTurnStore(database, worker_ttl_ms=settings.lease_ttl_ms),
+        sessions=SqlSessionStore(database),
+        fleet=SqlFleet(database, worker_ttl_ms=settings.lease_ttl_ms),
+        work=SqlWorkStore(database, worker_ttl_ms=settings.lease_ttl_ms),
+        blobs=SqlBlobStore(database),
+        leases=leases,
+        slots=slots,
+        live=live,
+        database=database,
+        _close_shared=close_shared,
+    )
+
+
+def _shared(redis_url: str | None) -> tuple[Leases, Slots, LiveReplay, Callable[[], None]]:
+    """What workers share beside SQL. The client library of Redis is imported only where there is one."""
+    if redis_url is None:
+        from lash_tasks.stores.memory import open_memory_stores
+
+        memory = open_memory_stores()
+        return memory.leases, memory.slots, memory.live, memory.close
+    from lash_tasks.stores.redis import open_redis_stores
+
+    redis = open_redis_stores(redis_url)
+    return redis.leases, redis.slots, redis.live, redis.close

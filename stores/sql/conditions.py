@@ -1,0 +1,54 @@
+"""Conditions that several stores share, written once: literal states, liveness, unfinished turns, the head of a line.
+
+States stand in them as literals: a partial index fits a prepared plan only if its condition does not hang on a
+parameter. The time is a scalar subquery: an index range takes no volatile function.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, FromClause, ScalarSelect, exists, literal, or_, select
+
+from lash_tasks.domain.queue import BatchState
+from lash_tasks.domain.turns import TurnStatus
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.rows import CRASHED
+from lash_tasks.stores.sql.tables import batches, sessions, turns, workers
+
+
+def now_of(database: Database) -> ScalarSelect[int]:
+    return select(database.now()).scalar_subquery()
+
+
+def in_state(state: BatchState, table: FromClause = batches) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = table.c.state == literal(state.value, literal_execute=True)
+    return condition
+
+
+def in_status(status: TurnStatus) -> ColumnElement[bool]:
+    return turns.c.status == literal(status.value, literal_execute=True)
+
+
+def has_no_live_holder(now: ScalarSelect[int], worker_ttl_ms: int) -> ColumnElement[bool]:
+    """Of a running turn: it was given up, or no worker that lives holds it."""
+    live = exists().where(workers.c.id == turns.c.holder, workers.c.seen_at_ms > now - worker_ttl_ms)
+    return or_(turns.c.holder.is_(None), turns.c.holder == CRASHED, ~live)
+
+
+def has_no_turn(session_id: ColumnElement[str]) -> ColumnElement[bool]:
+    return ~exists().where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
+
+
+def is_not_deleted(session_id: ColumnElement[str]) -> ColumnElement[bool]:
+    return ~exists().where(sessions.c.id == session_id, sessions.c.deleted_at_ms.is_not(None))
+
+
+def head_of_line(session_id: ColumnElement[str] | str, now: ScalarSelect[int]) -> ScalarSelect[int]:
+    """The seq of the batch that decides what runs next in a session: the oldest ready one that is available."""
+    line = batches.alias("line")
+    return (
+        select(line.c.seq)
+        .where(line.c.session_id == session_id, in_state(BatchState.READY, line), line.c.available_at_ms <= now)
+        .order_by(line.c.seq)
+        .limit(1)
+        .scalar_subquery()
+    )

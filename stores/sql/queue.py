@@ -1,0 +1,299 @@
+"""The durable queue of inputs in SQL. A sender inserts one row; everything else about it is the turn's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, or_, select, text, update
+
+from lash_tasks.domain.ids import BatchId, SessionId, TurnId, fence_scope
+from lash_tasks.domain.queue import (
+    BatchDraft,
+    BatchRecord,
+    BatchState,
+    Cancellation,
+    CancelVerdict,
+    DeadLetter,
+    Enqueued,
+)
+from lash_tasks.errors import (
+    IdempotencyConflict,
+    NoWorkerHasRegistered,
+    SessionBusy,
+    SessionDeleted,
+    StoreMismatch,
+    StoreUnavailable,
+    UnknownAgent,
+)
+from lash_tasks.stores.protocols import CallerEnqueued
+from lash_tasks.stores.sql.caller_connections import (
+    CallerConnection,
+    Identity,
+    PortableStatement,
+    PsycopgConnection,
+    SqlAlchemyConnection,
+    caller_connection,
+    identity,
+)
+from lash_tasks.stores.sql.conditions import in_state, now_of
+from lash_tasks.stores.sql.engine import POSTGRES_NOW, Database
+from lash_tasks.stores.sql.rows import batch_record
+from lash_tasks.stores.sql.tables import batches, dead_letters, sessions
+
+# ---------------------------------------------------------------- enqueue
+
+_DOOR = """
+  EXISTS (SELECT 1 FROM lash_sessions WHERE id = :session_id AND deleted_at_ms IS NOT NULL) AS deleted,
+  EXISTS (SELECT 1 FROM lash_agents WHERE name = :agent) AS known,
+  CAST(:only_if_idle AS boolean) AND (
+    EXISTS (SELECT 1 FROM lash_turns WHERE session_id = :session_id AND status = 'running')
+    OR EXISTS (SELECT 1 FROM lash_batches WHERE session_id = :session_id AND state = 'ready')
+    OR EXISTS (SELECT 1 FROM lash_batches WHERE session_id = :session_id AND state = 'claimed')) AS busy"""
+
+_COLUMNS = """id, session_id, agent, source_key, input_digest, context_digest, early, exclusive, merge_key,
+  replay_of, payload, available_at_ms, enqueued_at_ms"""
+
+# One statement, so that it is whole also on a caller's connection in autocommit. A delay that is over counts from now.
+_ENQUEUE_POSTGRES = PortableStatement.of(f"""
+WITH door AS MATERIALIZED (SELECT {_DOOR}, coalesce(CAST(:now_ms AS bigint), {POSTGRES_NOW}) AS now_ms),
+put AS (
+  INSERT INTO lash_batches ({_COLUMNS})
+  SELECT CAST(:id AS text), CAST(:session_id AS text), CAST(:agent AS text), CAST(:source_key AS text),
+    CAST(:input_digest AS text), CAST(:context_digest AS text), CAST(:early AS boolean), CAST(:exclusive AS boolean),
+    CAST(:merge_key AS text), CAST(:replay_of AS text), CAST(:payload AS bytea),
+    greatest(CAST(:available_at_ms AS bigint), now_ms), now_ms
+  FROM door WHERE known AND NOT deleted AND NOT busy
+  ON CONFLICT (session_id, source_key) DO NOTHING RETURNING id),
+blobs AS (
+  INSERT INTO lash_blobs (ref, content)
+  SELECT given.ref, given.content FROM unnest(CAST(:refs AS text[]), CAST(:contents AS bytea[])) AS given (ref, content)
+  WHERE EXISTS (SELECT 1 FROM put) ORDER BY given.ref
+  ON CONFLICT (ref) DO NOTHING)
+SELECT deleted, known, busy, EXISTS (SELECT 1 FROM put) AS created FROM door""")
+
+_DOOR_SQLITE = PortableStatement.of(f"SELECT {_DOOR}")
+_PUT_SQLITE = PortableStatement.of(f"""
+INSERT INTO lash_batches ({_COLUMNS})
+VALUES (:id, :session_id, :agent, :source_key, :input_digest, :context_digest, :early, :exclusive, :merge_key,
+  :replay_of, :payload, max(:available_at_ms, :now_ms), :now_ms)
+ON CONFLICT (session_id, source_key) DO NOTHING RETURNING id""")
+_BLOB_SQLITE = PortableStatement.of(
+    "INSERT INTO lash_blobs (ref, content) VALUES (:ref, :content) ON CONFLICT (ref) DO NOTHING RETURNING ref"
+)
+
+_STORED = PortableStatement.of(
+    "SELECT id, input_digest FROM lash_batches WHERE session_id = :session_id AND source_key = :source_key"
+)
+_AGENTS = PortableStatement.of("SELECT DISTINCT name FROM lash_agents ORDER BY name")
+_LOCK_FENCE = text(
+    "INSERT INTO lash_fences (scope) VALUES (:scope) ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence"
+)
+
+
+class SqlInputQueue:
+    """`InputQueue` on Postgres and SQLite."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._identity: Identity | None = None
+
+    def enqueue(self, draft: BatchDraft, *, reject_if_busy: bool = False) -> Enqueued:
+        if not reject_if_busy and self._database.dialect == "postgresql":
+            with self._database.postgres() as raw:
+                return self._enqueue(PsycopgConnection(raw), draft)
+        with self._database.transaction() as connection:
+            if reject_if_busy:
+                connection.execute(_LOCK_FENCE, {"scope": fence_scope(draft.session_id)})
+            return self._enqueue(SqlAlchemyConnection(connection), draft, only_if_idle=reject_if_busy)
+
+    def enqueue_with(
+        self, connection: object, draft: BatchDraft, *, on_commit: Callable[[], None] | None = None
+    ) -> CallerEnqueued:
+        """A duplicate in another open transaction is waited for. Errors of the driver pass as they are."""
+        caller = caller_connection(connection)
+        self._require_our_database(caller)
+        enqueued = self._enqueue(caller, draft)
+        hooked = on_commit is not None and enqueued.created and caller.after_commit(on_commit)
+        return CallerEnqueued(enqueued, hooked)
+
+    def _enqueue(self, connection: CallerConnection, draft: BatchDraft, *, only_if_idle: bool = False) -> Enqueued:
+        for _attempt in range(2):  # what we collide with may be gone before we can read it
+            deleted, known, busy, created = self._put(connection, draft, only_if_idle)
+            if created:
+                return Enqueued(draft.id, draft.session_id, created=True)
+            if deleted:
+                raise SessionDeleted(draft.session_id)
+            stored = _stored(connection, draft)
+            if stored is not None:
+                return stored
+            if not known:
+                raise _unknown_agent(connection, draft.agent)
+            if busy:
+                raise SessionBusy(draft.session_id)
+        raise StoreUnavailable("the batch under this idempotency key was being removed; try again")
+
+    def _put(
+        self, connection: CallerConnection, draft: BatchDraft, only_if_idle: bool
+    ) -> tuple[bool, bool, bool, bool]:
+        """Insert the batch if the door lets it in and its key is free: (deleted, known, busy, created)."""
+        parameters = {
+            "id": draft.id,
+            "session_id": draft.session_id,
+            "agent": draft.agent,
+            "source_key": draft.source_key,
+            "input_digest": draft.input_digest,
+            "context_digest": draft.context_digest,
+            "early": draft.early,
+            "exclusive": draft.exclusive,
+            "merge_key": draft.merge_key,
+            "replay_of": draft.replay_of,
+            "payload": draft.payload,
+            "available_at_ms": draft.available_at_ms,
+            "now_ms": self._database.now_override(),
+        }
+        door = {"session_id": draft.session_id, "agent": draft.agent, "only_if_idle": only_if_idle}
+        if self._database.dialect == "postgresql":
+            refs, contents = [blob.ref for blob in draft.blobs], [blob.content for blob in draft.blobs]
+            [row] = connection.run(_ENQUEUE_POSTGRES, {**parameters, **door, "refs": refs, "contents": contents})
+            deleted, known, busy, created = row
+        else:
+            [[deleted, known, busy]] = connection.run(_DOOR_SQLITE, door)
+            admitted = known and not deleted and not busy
+            created = admitted and bool(connection.run(_PUT_SQLITE, parameters))
+            for blob in draft.blobs if created else ():
+                connection.run(_BLOB_SQLITE, {"ref": blob.ref, "content": blob.content})
+        return bool(deleted), bool(known), bool(busy), bool(created)
+
+    def _require_our_database(self, connection: CallerConnection) -> None:
+        theirs = identity(connection) if connection.dialect == self._database.dialect else None
+        if theirs is not None and theirs != self._identity:
+            with self._database.reading() as ours:  # for the first time, or since the server was restarted
+                self._identity = identity(SqlAlchemyConnection(ours))
+        if theirs is None or theirs != self._identity:
+            raise StoreMismatch(
+                "connection= reaches another database than the one with the lash tables; "
+                "pass a connection to that one, or none"
+            )
+
+    # ------------------------------------------------------------ reading
+
+    def find(
+        self, session_id: SessionId, *, batch_id: BatchId | None = None, source_key: str | None = None
+    ) -> BatchRecord | None:
+        by_name = batches.c.id == batch_id if batch_id is not None else batches.c.source_key == source_key
+        with self._database.reading() as connection:
+            row = connection.execute(select(*_RECORD).where(batches.c.session_id == session_id, by_name))
+            found = row.mappings().one_or_none()
+        return None if found is None else batch_record(found)
+
+    def waiting(self, session_id: SessionId | None = None, limit: int = 200) -> list[BatchRecord]:
+        now = now_of(self._database)
+        delayed_until = case((batches.c.available_at_ms > now, batches.c.available_at_ms), else_=0)
+        query = (
+            select(*_RECORD)
+            .where(
+                or_(in_state(BatchState.READY), in_state(BatchState.CLAIMED)), *_of(session_id, batches.c.session_id)
+            )
+            .order_by(case((in_state(BatchState.CLAIMED), 0), else_=1), delayed_until, batches.c.seq)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [batch_record(row) for row in connection.execute(query).mappings()]
+
+    def dead(self, session_id: SessionId | None = None, limit: int = 200) -> list[DeadLetter]:
+        replays = batches.alias("replays")
+        query = (
+            select(dead_letters, replays.c.id.label("replayed_as"))
+            .outerjoin(replays, replays.c.replay_of == dead_letters.c.batch_id)
+            .where(*_of(session_id, dead_letters.c.session_id))
+            .order_by(dead_letters.c.died_at_ms.desc(), dead_letters.c.batch_id)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_dead_letter(row) for row in connection.execute(query).mappings()]
+
+    # ------------------------------------------------------------ cancel, replay
+
+    def cancel(self, session_id: SessionId, batch_id: BatchId) -> Cancellation | None:
+        ours = (batches.c.session_id == session_id, batches.c.id == batch_id)
+        take = update(batches).where(*ours, in_state(BatchState.READY)).returning(batches.c.seq)
+        with self._database.transaction() as connection:
+            end = {"state": BatchState.CANCELLED.value, "ended_at_ms": self._database.now()}
+            if connection.execute(take.values(end)).first() is not None:
+                return Cancellation(CancelVerdict.CANCELLED, batch_id)
+            row = connection.execute(select(batches.c.state, batches.c.turn_id).where(*ours)).one_or_none()
+        if row is None:
+            return None
+        verdict = CancelVerdict.TAKEN if row.state == BatchState.CLAIMED else CancelVerdict.ENDED
+        return Cancellation(verdict, batch_id, None if row.turn_id is None else TurnId(row.turn_id))
+
+    def replay(self, batch_id: BatchId, new_id: BatchId) -> Enqueued | None:
+        with self._database.transaction() as connection:
+            session_id = _session_of_dead(connection, batch_id)
+            if session_id is None:
+                return None
+            insert_copy = text(_COPY.format(now=self._database.now_sql))
+            parameters = {"id": batch_id, "new_id": new_id, "now_ms": self._database.now_override()}
+            if connection.execute(insert_copy, parameters).first() is not None:
+                return Enqueued(new_id, session_id, created=True)
+            first = select(batches.c.id).where(batches.c.replay_of == batch_id)
+            return Enqueued(BatchId(connection.execute(first).scalar_one()), session_id, created=False)
+
+
+# ---------------------------------------------------------------- rows and conditions
+
+_RECORD = tuple(batches.c[field.name] for field in fields(BatchRecord))
+
+_COPY = """
+INSERT INTO lash_batches (id, session_id, agent, input_digest, context_digest, early, exclusive, merge_key, payload,
+  replay_of, available_at_ms, enqueued_at_ms)
+SELECT CAST(:new_id AS text), session_id, agent, input_digest, context_digest, early, exclusive, merge_key, payload,
+  id, {now}, {now}
+FROM lash_batches WHERE id = :id
+ON CONFLICT (replay_of) DO NOTHING RETURNING id"""
+
+
+def _of(session_id: SessionId | None, column: ColumnElement[str]) -> list[ColumnElement[bool]]:
+    return [] if session_id is None else [column == session_id]
+
+
+def _stored(connection: CallerConnection, draft: BatchDraft) -> Enqueued | None:
+    """The batch that has the draft's key, if it has the same input."""
+    if draft.source_key is None:
+        return None
+    rows = connection.run(_STORED, {"session_id": draft.session_id, "source_key": draft.source_key})
+    for batch_id, input_digest in rows:
+        if input_digest != draft.input_digest:
+            raise IdempotencyConflict(draft.session_id, draft.source_key)
+        return Enqueued(BatchId(batch_id), draft.session_id, created=False)
+    return None
+
+
+def _unknown_agent(connection: CallerConnection, agent: str) -> UnknownAgent | NoWorkerHasRegistered:
+    known = tuple(name for (name,) in connection.run(_AGENTS, {}))
+    return UnknownAgent(agent, known) if known else NoWorkerHasRegistered(agent)
+
+
+def _session_of_dead(connection: Connection, batch_id: BatchId) -> SessionId | None:
+    query = (
+        select(batches.c.session_id, sessions.c.deleted_at_ms)
+        .join(dead_letters, dead_letters.c.batch_id == batches.c.id)
+        .outerjoin(sessions, sessions.c.id == batches.c.session_id)
+        .where(batches.c.id == batch_id)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is not None and row.deleted_at_ms is not None:
+        raise SessionDeleted(row.session_id)
+    return None if row is None else SessionId(row.session_id)
+
+
+def _dead_letter(row: RowMapping) -> DeadLetter:
+    return DeadLetter(
+        batch_id=BatchId(row["batch_id"]),
+        session_id=SessionId(row["session_id"]),
+        turn_id=TurnId(row["turn_id"]),
+        reason=row["reason"],
+        died_at_ms=row["died_at_ms"],
+        replayed_as=None if row["replayed_as"] is None else BatchId(row["replayed_as"]),
+    )

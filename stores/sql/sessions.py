@@ -1,0 +1,123 @@
+"""What is committed, for reading, and the end of a session, in SQL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy import Connection, RowMapping, delete, exists, literal, or_, select, text
+
+from lash_tasks.domain.codec import decode
+from lash_tasks.domain.ids import SessionId, TurnId, fence_scope
+from lash_tasks.domain.sessions import SessionHead, StoredNode
+from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.rows import stored_node
+from lash_tasks.stores.sql.tables import (
+    batches,
+    dead_letters,
+    effects,
+    fences,
+    nodes,
+    sessions,
+    turn_cancels,
+    turns,
+    usage,
+)
+
+_RAISE_FENCE = text(
+    "INSERT INTO lash_fences (scope, fence) VALUES (:scope, 1)"
+    " ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence + 1"
+)
+_TOMBSTONE = """
+INSERT INTO lash_sessions (id, created_at_ms, deleted_at_ms) VALUES (:session_id, {now}, {now})
+ON CONFLICT (id) DO UPDATE SET deleted_at_ms = coalesce(lash_sessions.deleted_at_ms, excluded.deleted_at_ms)"""
+
+
+class SqlSessionStore:
+    """`SessionStore` on Postgres and SQLite."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def head(self, session_id: SessionId) -> SessionHead | None:
+        with self._database.reading() as connection:
+            row = connection.execute(select(sessions).where(sessions.c.id == session_id)).mappings().one_or_none()
+        return None if row is None else _head(row)
+
+    def sessions(self, limit: int = 100, after: SessionId | None = None) -> list[SessionHead]:
+        query = select(sessions).where(sessions.c.deleted_at_ms.is_(None)).order_by(sessions.c.id).limit(limit)
+        if after is not None:
+            query = query.where(sessions.c.id > after)
+        with self._database.reading() as connection:
+            return [_head(row) for row in connection.execute(query).mappings()]
+
+    def history(self, session_id: SessionId, after_revision: int = 0) -> list[StoredNode]:
+        query = (
+            select(nodes)
+            .where(nodes.c.session_id == session_id, nodes.c.revision > after_revision)
+            .order_by(nodes.c.revision, nodes.c.ordinal)
+        )
+        with self._database.reading() as connection:
+            return [stored_node(row) for row in connection.execute(query).mappings()]
+
+    def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None:
+        query = select(turns).where(turns.c.session_id == session_id, turns.c.turn_id == turn_id)
+        with self._database.reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _turn(row)
+
+    def turns(self, session_id: SessionId, limit: int = 100, after_index: int = 0) -> list[TurnRecord]:
+        query = (
+            select(turns)
+            .where(turns.c.session_id == session_id, turns.c.turn_index > after_index)
+            .order_by(turns.c.turn_index)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_turn(row) for row in connection.execute(query).mappings()]
+
+    def delete(self, session_id: SessionId) -> bool:
+        scope = fence_scope(session_id)
+        journal = select(literal(f"{scope}/") + turns.c.turn_id).where(turns.c.session_id == session_id)
+        with self._database.transaction() as connection:
+            if not _exists(connection, session_id):
+                return False
+            connection.execute(_RAISE_FENCE, {"scope": scope})
+            mark = {"session_id": session_id, "now_ms": self._database.now_override()}
+            connection.execute(text(_TOMBSTONE.format(now=self._database.now_sql)), mark)
+            connection.execute(delete(effects).where(effects.c.scope.in_(journal)))
+            for table in (nodes, turns, turn_cancels, batches, dead_letters, usage):
+                connection.execute(delete(table).where(table.c.session_id == session_id))
+        return True
+
+
+def _exists(connection: Connection, session_id: SessionId) -> bool:
+    """Whether there is anything of the session. Its fence alone tells too: somebody has begun something."""
+    traces = (
+        exists().where(sessions.c.id == session_id),
+        exists().where(batches.c.session_id == session_id),
+        exists().where(fences.c.scope == fence_scope(session_id)),
+    )
+    return bool(connection.execute(select(or_(*traces))).scalar_one())
+
+
+def _head(row: RowMapping) -> SessionHead:
+    return SessionHead(
+        SessionId(row["id"]), row["head_revision"], row["turn_index"], row["created_at_ms"], row["deleted_at_ms"]
+    )
+
+
+def _turn(row: RowMapping) -> TurnRecord:
+    result = None if row["result"] is None else decode(AssembledTurn, row["result"])
+    return TurnRecord(
+        session_id=SessionId(row["session_id"]),
+        turn_id=TurnId(row["turn_id"]),
+        turn_index=row["turn_index"],
+        status=TurnStatus(row["status"]),
+        agent=row["agent"],
+        attempt=row["attempt"],
+        holder=row["holder"],
+        admitted_at_ms=row["admitted_at_ms"],
+        committed_at_ms=row["committed_at_ms"],
+        result=None if result is None else replace(result, committed_at_ms=row["committed_at_ms"]),
+    )

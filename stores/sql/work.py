@@ -1,0 +1,191 @@
+"""What could run, and what is over: the predicate `runnable` in its uses, and pruning, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, Delete, Select, delete, or_, select, tuple_, update
+
+from lash_tasks.domain.ids import SessionId, TurnId, WorkerId, effect_scope
+from lash_tasks.domain.queue import BatchState
+from lash_tasks.domain.turns import TurnStatus
+from lash_tasks.stores.protocols import Pruning, Runnable
+from lash_tasks.stores.sql.conditions import (
+    has_no_live_holder,
+    has_no_turn,
+    head_of_line,
+    in_state,
+    in_status,
+    is_not_deleted,
+    now_of,
+)
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.tables import batches, effects, sessions, turn_cancels, turns, workers
+
+TURNS_PER_PRUNING = 200
+
+
+class SqlWorkStore:
+    """`WorkStore` on Postgres and SQLite. `worker_ttl_ms` after its last beat a worker is taken for dead."""
+
+    def __init__(self, database: Database, *, worker_ttl_ms: int = 6000) -> None:
+        self._database = database
+        self._worker_ttl_ms = worker_ttl_ms
+
+    def runnable(self, session_id: SessionId, agents: Sequence[str], worker: WorkerId | None = None) -> Runnable | None:
+        free = or_(has_no_live_holder(now_of(self._database), self._worker_ttl_ms), turns.c.holder == worker)
+        unfinished = select(turns.c.turn_id, turns.c.agent, free.label("free")).where(
+            turns.c.session_id == session_id, in_status(TurnStatus.RUNNING)
+        )
+        head = select(batches.c.agent).where(
+            batches.c.seq == head_of_line(session_id, now_of(self._database)), is_not_deleted(batches.c.session_id)
+        )
+        with self._database.reading() as connection:
+            turn = connection.execute(unfinished).one_or_none()
+            if turn is not None:
+                return Runnable(session_id, TurnId(turn.turn_id)) if turn.free and turn.agent in agents else None
+            agent = connection.execute(head).scalar_one_or_none()
+        return Runnable(session_id) if agent in agents else None
+
+    def abandoned(self, agents: Sequence[str], limit: int = 200) -> list[Runnable]:
+        query = (
+            select(turns.c.session_id, turns.c.turn_id)
+            .where(
+                in_status(TurnStatus.RUNNING),
+                turns.c.agent.in_(agents),
+                has_no_live_holder(now_of(self._database), self._worker_ttl_ms),
+            )
+            .order_by(turns.c.admitted_at_ms)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [Runnable(SessionId(row.session_id), TurnId(row.turn_id)) for row in connection.execute(query)]
+
+    def ready(self, agents: Sequence[str], waiting_ms: int = 0, limit: int = 200) -> list[Runnable]:
+        now = now_of(self._database)
+        return self._sessions(
+            select(batches.c.session_id)
+            .where(
+                in_state(BatchState.READY),
+                batches.c.available_at_ms <= now - waiting_ms,
+                batches.c.agent.in_(agents),
+                batches.c.seq == head_of_line(batches.c.session_id, now),
+                has_no_turn(batches.c.session_id),
+                is_not_deleted(batches.c.session_id),
+            )
+            .order_by(batches.c.available_at_ms, batches.c.seq)
+            .limit(limit)
+        )
+
+    def due(self, agents: Sequence[str], since_ms: int, limit: int = 200) -> list[Runnable]:
+        now = now_of(self._database)
+        head = batches.alias("head")
+        return self._sessions(
+            select(batches.c.session_id)
+            .join(head, head.c.seq == head_of_line(batches.c.session_id, now))
+            .where(
+                in_state(BatchState.READY),
+                batches.c.available_at_ms > now - since_ms,
+                batches.c.available_at_ms <= now,
+                batches.c.available_at_ms > batches.c.enqueued_at_ms,
+                head.c.agent.in_(agents),
+                has_no_turn(batches.c.session_id),
+                is_not_deleted(batches.c.session_id),
+            )
+            .distinct()
+            .limit(limit)
+        )
+
+    def _sessions(self, query: Select[str]) -> list[Runnable]:
+        with self._database.reading() as connection:
+            return [Runnable(SessionId(session_id)) for session_id in connection.execute(query).scalars()]
+
+    # ------------------------------------------------------------ pruning
+
+    def prune(self, pruning: Pruning, limit: int = 1000) -> int:
+        kinds: list[Callable[[Connection, Pruning, int], int]] = [
+            self._prune_batches,
+            self._prune_input_of_deleted_sessions,
+            self._prune_journals,
+            self._prune_cancels,
+            self._prune_workers,
+        ]
+        removed = 0
+        with self._database.transaction() as connection:
+            for prune_kind in kinds:
+                removed += prune_kind(connection, pruning, limit - removed)
+        return removed
+
+    def _prune_batches(self, connection: Connection, pruning: Pruning, limit: int) -> int:
+        """Dead batches stay, for they can be replayed, and replays stay, for they say that it was done."""
+        over = (
+            select(batches.c.seq)
+            .where(
+                batches.c.ended_at_ms < now_of(self._database) - pruning.keys_after_ms,
+                or_(in_state(BatchState.CONSUMED), in_state(BatchState.CANCELLED)),
+                batches.c.replay_of.is_(None),
+            )
+            .order_by(batches.c.ended_at_ms)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return _removed(connection, delete(batches).where(batches.c.seq.in_(over)))
+
+    def _prune_input_of_deleted_sessions(self, connection: Connection, pruning: Pruning, limit: int) -> int:
+        """A sender that raced the deletion left it behind."""
+        left = (
+            select(batches.c.seq)
+            .join(sessions, sessions.c.id == batches.c.session_id)
+            .where(in_state(BatchState.READY), sessions.c.deleted_at_ms.is_not(None))
+            .limit(limit)
+        )
+        return _removed(connection, delete(batches).where(batches.c.seq.in_(left)))
+
+    def _prune_journals(self, connection: Connection, pruning: Pruning, limit: int) -> int:
+        """Whole turns are marked when nothing of them is left, so that no pass looks at them again."""
+        if pruning.journals_after_ms is None:
+            return 0
+        closed = (
+            select(turns.c.session_id, turns.c.turn_id)
+            .where(
+                in_status(TurnStatus.COMMITTED),
+                turns.c.pruned_at_ms.is_(None),
+                turns.c.committed_at_ms < now_of(self._database) - pruning.journals_after_ms,
+            )
+            .order_by(turns.c.committed_at_ms)
+            .limit(min(limit, TURNS_PER_PRUNING))
+            .with_for_update(skip_locked=True)
+        )
+        picked = [(SessionId(row.session_id), TurnId(row.turn_id)) for row in connection.execute(closed)]
+        scopes = [effect_scope(session_id, turn_id) for session_id, turn_id in picked]
+        key = tuple_(effects.c.scope, effects.c.replay_key)
+        rows = select(effects.c.scope, effects.c.replay_key).where(effects.c.scope.in_(scopes)).limit(limit)
+        removed = _removed(connection, delete(effects).where(key.in_(rows)))
+        kept = set(connection.execute(select(effects.c.scope).where(effects.c.scope.in_(scopes))).scalars())
+        empty = [turn for turn, scope in zip(picked, scopes, strict=True) if scope not in kept]
+        mark = update(turns).where(tuple_(turns.c.session_id, turns.c.turn_id).in_(empty))
+        connection.execute(mark.values(pruned_at_ms=self._database.now()))
+        return removed
+
+    def _prune_cancels(self, connection: Connection, pruning: Pruning, limit: int) -> int:
+        """A cancel that came while the turn was being committed."""
+        key = tuple_(turn_cancels.c.session_id, turn_cancels.c.turn_id)
+        late = (
+            select(turn_cancels.c.session_id, turn_cancels.c.turn_id)
+            .join(turns, key == tuple_(turns.c.session_id, turns.c.turn_id))
+            .where(in_status(TurnStatus.COMMITTED))
+            .limit(limit)
+        )
+        return _removed(connection, delete(turn_cancels).where(key.in_(late)))
+
+    def _prune_workers(self, connection: Connection, pruning: Pruning, limit: int) -> int:
+        gone = (
+            select(workers.c.id)
+            .where(workers.c.seen_at_ms < now_of(self._database) - pruning.workers_after_ms)
+            .limit(limit)
+        )
+        return _removed(connection, delete(workers).where(workers.c.id.in_(gone)))
+
+
+def _removed(connection: Connection, statement: Delete) -> int:
+    return connection.execute(statement).rowcount
