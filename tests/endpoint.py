@@ -54,6 +54,7 @@ class Reply:
 class Seen:
     """One request. `gone_at` is when a stalled client went away, on the clock of `time.monotonic`."""
 
+    path: str
     body: JsonObject
     headers: Mapping[str, str]
     gone_at: float | None = None
@@ -275,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         endpoint = self.server.endpoint
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        seen = Seen(body, {name.lower(): value for name, value in self.headers.items()})
+        seen = Seen(self.path, body, {name.lower(): value for name, value in self.headers.items()})
         endpoint.seen(seen)
         reply = endpoint.script(body)
         if reply.stall_before_headers:
@@ -333,7 +334,6 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=int, default=0)
     options = parser.parse_args()
     script, stop = Stalling(), threading.Event()
-    log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def logged(request: JsonObject) -> Reply:
         line = {
@@ -347,7 +347,10 @@ def main() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with ModelEndpoint(logged, port=options.port):
+    endpoint = ModelEndpoint(logged, port=options.port)
+    # After the server listens: whoever waits for the file may connect.
+    log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with endpoint:
         stop.wait()
     os.close(log)
 

@@ -39,8 +39,11 @@ class ProviderRegistry:
             provider.close()
 
 
-def open_providers(settings: Settings, clock: Clock) -> ProviderRegistry:
-    """The shipped providers. A missing key is reported by the call that needs it, not here."""
+def open_providers(settings: Settings, clock: Clock, more: Mapping[str, Provider] | None = None) -> ProviderRegistry:
+    """The shipped providers, and `more`, which come before them.
+
+    A missing key is reported by the call that needs it, not here.
+    """
     return ProviderRegistry(
         {
             "openai": OpenAI(
@@ -52,5 +55,6 @@ def open_providers(settings: Settings, clock: Clock) -> ProviderRegistry:
                 policy=FLEET_RETRIES,
             ),
             "scripted": ScriptedProvider(),
+            **(more or {}),
         }
     )

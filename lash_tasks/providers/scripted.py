@@ -99,16 +99,21 @@ def _text(message: ModelMessage) -> str:
 
 def _calls(said: str, request: ModelRequest) -> Iterator[ToolCallPart]:
     offered = {spec.name for spec in request.tools}
-    named = [match for match in _CALL.finditer(said) if match[1] in offered]
-    seed = digest(to_json(ModelRequest, request))[:16] if named else ""
-    for index, match in enumerate(named):
-        yield ToolCallPart(CallId(f"call_{seed}_{index}"), match[1], _arguments(said[match.end() :]))
+    seed = digest(to_json(ModelRequest, request))[:16]
+    index = position = 0
+    while match := _CALL.search(said, position):
+        position = match.end()
+        if match[1] in offered:
+            arguments = _arguments(said[position:])
+            position += len(arguments)
+            yield ToolCallPart(CallId(f"call_{seed}_{index}"), match[1], arguments or "{}")
+            index += 1
 
 
 def _arguments(rest: str) -> str:
-    """The JSON that `rest` begins with; the rest of its line if that is broken, `{}` if there is none."""
+    """The JSON object that `rest` begins with, the rest of its line if that is broken, nothing if there is none."""
     if not rest.startswith("{"):
-        return "{}"
+        return ""
     try:
         _, end = json.JSONDecoder().raw_decode(rest)
     except (ValueError, RecursionError):

@@ -95,7 +95,6 @@ class Line(httpcore.NetworkBackend):
         except Exception:
             _abandon(connected)
             raise
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _Stream(connection, self)
 
 
@@ -168,6 +167,7 @@ def _connect_elsewhere(host: str, port: int, seconds: float) -> Future[socket.so
     def connect() -> None:
         try:
             connection = socket.create_connection((host, port), seconds)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except Exception as error:
             with suppress(InvalidStateError):
                 future.set_exception(error)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import httpx
 from pydantic import SecretStr
 
 from lash_tasks.clock import Clock, FakeClock
@@ -95,7 +96,7 @@ def openai_at(
     return OpenAI(
         base_url=base_url,
         api_key=SecretStr(key) if key is not None else None,
-        clients=HttpClients(clock, timeouts or Timeouts(), lambda: tls or httpx.create_ssl_context()),
+        clients=HttpClients(clock, timeouts or Timeouts(), lambda: tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
         clock=clock,
         random=lambda: 0.5,
         policy=policy,
@@ -119,3 +120,19 @@ def ask(
         return provider.complete(call or call_of(), stream or RecordingStream(), interrupt or TurnInterrupt(clock))
     finally:
         provider.close()
+
+
+class ThreadedAnswer(threading.Thread):
+    """Accepts one connection on `server`, sends `answer` once the client has spoken, and hangs up."""
+
+    def __init__(self, server: socket.socket, answer: bytes) -> None:
+        super().__init__()
+        self._server = server
+        self._answer = answer
+        self.start()
+
+    def run(self) -> None:
+        connection, _ = self._server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(self._answer)

@@ -242,10 +242,12 @@ def test_deltas_are_streamed_in_order_and_add_up_to_the_answer() -> None:
 
 
 def test_a_character_may_be_split_over_two_chunks() -> None:
+    replies: list[Reply] = []
     encoded = 'data: {"choices": [{"delta": {"content": "€😀"}}]}\n\n'.encode()
     for cut in range(len(encoded) - 14, len(encoded)):
-        reply = stream(encoded[:cut], encoded[cut:], STOP)
-        with ModelEndpoint(lambda _, reply=reply: reply) as endpoint:
+        replies.append(stream(encoded[:cut], encoded[cut:], STOP))
+    with ModelEndpoint(lambda _: replies.pop()) as endpoint:
+        while replies:
             assert ask(endpoint).parts == (TextPart("€😀"),)
 
 
