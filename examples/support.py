@@ -1,6 +1,6 @@
 """A small application: one agent, two tools. `celery -A support worker -P threads` runs it from this directory."""
 
-from lash_tasks import Agent, Lash, ModelOptions, ToolContext, tool
+from lash_tasks import Agent, Lash, ToolContext, tool
 
 
 @tool
@@ -22,7 +22,6 @@ lash = Lash(
             model="openai:gpt-5-mini",
             instructions="Answer briefly.",
             tools=[lookup_order, charge_card],
-            options=ModelOptions(temperature=0.2),
         )
     ]
 )
