@@ -26,7 +26,9 @@ Dialect = Literal["postgresql", "sqlite"]
 POSTGRES_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 """The database's clock in epoch milliseconds. Not `now()`: that stands still while a transaction waits for a lock."""
 
-BUSY_TIMEOUT_MS = 15_000
+BUSY_TIMEOUT_SECONDS = 15.0
+"""How long a SQLite writer waits for another, in this process or another one."""
+
 _SESSION_TIMEOUTS = "-c lock_timeout=10s -c statement_timeout=30s"
 _POSTGRES_CONNECT: Mapping[str, Any] = {
     "application_name": "lash-tasks",
@@ -65,7 +67,7 @@ class Database:
         if not in_memory:
             Path(cast(str, parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         defaults: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
-        defaults["connect_args"] = {"check_same_thread": False}
+        defaults["connect_args"] = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS}
         engine = create_engine(parsed, **_merged({**defaults, "hide_parameters": True}, dict(options or {})))
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -131,7 +133,7 @@ class Database:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+        if not self._writing.acquire(timeout=BUSY_TIMEOUT_SECONDS):
             raise StoreUnavailable("another thread of this process has been writing to the database for too long")
         try:
             yield
@@ -194,7 +196,6 @@ def _merged(defaults: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver would begin transactions of its own, deferred ones
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
 

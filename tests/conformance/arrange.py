@@ -88,7 +88,8 @@ class Scene:
 
     def inject(self, batch_id: str | None = None, **changed: Any) -> BatchId:
         """An input that may join a running turn."""
-        return self.send(batch_id, **({"early": True, "exclusive": False, "merge_key": "inject"} | changed))
+        values: dict[str, Any] = {"early": True, "exclusive": False, "merge_key": "inject"}
+        return self.send(batch_id, **(values | changed))
 
     def beat(self, worker: WorkerId, ago_ms: int = 0) -> None:
         """`worker` was seen `ago_ms` ago."""
@@ -133,7 +134,9 @@ class Scene:
         [reply] = self.store.record([journal_row(turn, key, **changed)])
         return reply.verdict
 
-    def checkpoint(self, turn: OpenedTurn, key: str = "checkpoint-1", **changed: Any) -> CheckpointTaken | CheckpointRefused:
+    def checkpoint(
+        self, turn: OpenedTurn, key: str = "checkpoint-1", **changed: Any
+    ) -> CheckpointTaken | CheckpointRefused:
         values: dict[str, Any] = {
             "session_id": turn.intent.session_id,
             "turn_id": turn.intent.turn_id,
@@ -154,7 +157,7 @@ class Scene:
 
     # ------------------------------------------------------------ what stands in the database
 
-    def batch(self, batch_id: BatchId) -> tuple[BatchState, str | None]:
+    def batch(self, batch_id: str) -> tuple[BatchState, str | None]:
         """State and turn of a batch."""
         query = select(tables.batches.c.state, tables.batches.c.turn_id).where(tables.batches.c.id == batch_id)
         with self.database.reading() as connection:
@@ -167,7 +170,8 @@ class Scene:
 
     def count(self, table: Any) -> int:
         with self.database.reading() as connection:
-            return connection.execute(select(func.count()).select_from(table)).scalar_one()
+            counted: int = connection.execute(select(func.count()).select_from(table)).scalar_one()
+        return counted
 
     def fence(self, session_id: SessionId = SESSION) -> int:
         """The session's fence; without a row it is 0."""
@@ -233,5 +237,3 @@ def turn_commit(turn: OpenedTurn, **changed: Any) -> TurnCommit:
         "result": b"result",
     }
     return TurnCommit(**(values | changed))
-
-
