@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ from lash_tasks.clock import SystemClock
 from lash_tasks.dispatch import CeleryDoorbell
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import Provider
+from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
 from lash_tasks.wiring import Deps, EmbeddedStack, WorkerParts, open_worker
@@ -31,6 +32,7 @@ class Lash:
     tool's own thread; `providers` adds model endpoints by name. With `embedded=True` everything runs in this
     process on SQLite: use it as a context manager, or `start()` and `stop()` it. Otherwise `lash.celery` is an
     ordinary Celery app for workers, beat and Flower. Constructing a Lash reads no environment and opens nothing.
+    `reached` is called at every named crash point; fault tests die there.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Lash:
         embedded: bool = False,
         settings: Settings | None = None,
         name: str = "lash",
+        reached: Callable[[CrashPoint], None] = nothing_happens,
     ) -> None:
         self.name = name
+        self._reached = reached
         self.embedded = embedded
         self.deps = deps
         self.providers = dict(providers or {})
@@ -108,6 +112,7 @@ class Lash:
                 doorbell=CeleryDoorbell(self.celery, clock),
                 queues=queues,
                 clock=clock,
+                reached=self._reached,
             )
             self._worker.running.start()
 
@@ -128,7 +133,11 @@ class Lash:
         with self._lock:
             if self._stack is None:
                 self._stack = EmbeddedStack(
-                    self.settings.embedded(), agents=self.agents, providers=self.providers, deps=self.deps
+                    self.settings.embedded(),
+                    agents=self.agents,
+                    providers=self.providers,
+                    deps=self.deps,
+                    reached=self._reached,
                 )
                 self._stack.start()
         return self

@@ -125,7 +125,7 @@ def open_ingress(settings: Settings, stores: Stores, doorbell: Doorbell, clock: 
 
 def _in_worker() -> bool:
     """Whether this thread belongs to a Celery task or to a turn, where waiting for a result may wait for itself."""
-    return in_turn.get() or bool(celery.current_worker_task)
+    return in_turn.get() or bool(celery.current_task)
 
 
 # ---------------------------------------------------------------- workers

@@ -46,7 +46,7 @@ class _Scene:
     def play(self) -> dict[str, bool]:
         """Act it out; what held, by name."""
         with self._stack() as first:
-            self._until(lambda: self._registered(), "the stack to start")
+            self._until(self._registered, "the stack to start")
             with self._client() as client:
                 self._say("A stack runs as a child process: SQLite, one worker, a scripted model.")
                 hello = client.send(SESSION, "Hello!", agent=AGENT).result(timeout=PATIENCE_SECONDS)

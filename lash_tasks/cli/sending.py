@@ -12,7 +12,7 @@ from lash_tasks.cli.output import JsonFlag, Output, command
 from lash_tasks.client import Client
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.queue import When
-from lash_tasks.domain.turns import AssembledTurn
+from lash_tasks.domain.turns import AssembledTurn, Finished
 from lash_tasks.errors import InvalidInput
 from lash_tasks.observation.following import FollowEvent
 
@@ -83,10 +83,9 @@ def turn_document(turn: AssembledTurn) -> dict[str, object]:
 
 
 def _outcome(turn: AssembledTurn) -> str:
-    outcome = turn_document(turn)["outcome"]
-    assert isinstance(outcome, dict)
-    kind = outcome.get("stop", outcome.get("finish"))["type"]
-    return f"{outcome['type']} ({kind})"
+    if isinstance(turn.outcome, Finished):
+        return "finished"
+    return f"stopped ({turn.outcome.stop.type.value})"
 
 
 def _show_event(output: Output, event: FollowEvent) -> None:

@@ -17,7 +17,7 @@ from lash_tasks.domain.journal import (
     RecordReply,
     RecordVerdict,
 )
-from lash_tasks.errors import StoreUnavailable
+from lash_tasks.errors import StoreError, StoreUnavailable
 from lash_tasks.ports import Interrupt, Interrupted, InterruptReason
 from lash_tasks.stores.protocols import OpenedTurn, TurnStore
 
@@ -86,4 +86,6 @@ class TurnJournal:
         (reply,) = patiently(lambda: self._turns.record([row]), self._clock, self._interrupt)
         if reply.verdict is RecordVerdict.FENCED:
             raise Interrupted(InterruptReason.LOST)
+        if reply.verdict is RecordVerdict.REFUSED:
+            raise StoreError(f"the database refused the journal row {row.replay_key!r}; see its log")
         return reply

@@ -1,0 +1,1 @@
+"""Real workers, real servers, and what happens to both."""

@@ -1,0 +1,67 @@
+"""The application that the fault tests' workers run: three agents whose tools leave a line for every attempt.
+
+The lines go to the file in LASH_TEST_TOOL_LOG. While the file in LASH_TEST_HOLD exists, a tool whose text says
+`[hold]` does not return. With LASH_TEST_DIE_AT, one worker dies at that crash point: the one that removes the file
+in LASH_TEST_DIE_ONCE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+from lash_tasks import Agent, Lash, ToolContext, tool
+from lash_tasks.runtime.crash_points import CrashPoint
+
+_log_lock = threading.Lock()
+
+
+def _note(name: str, text: str, ctx: ToolContext) -> None:
+    line = {"tool": name, "text": text, "session": ctx.session_id, "key": ctx.idempotency_key, "pid": os.getpid()}
+    with _log_lock, open(os.environ["LASH_TEST_TOOL_LOG"], "a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def _hold(text: str) -> None:
+    hold, never = Path(os.environ["LASH_TEST_HOLD"]), threading.Event()
+    while "[hold]" in text and hold.exists():
+        never.wait(0.02)
+
+
+@tool
+def lookup(text: str, ctx: ToolContext) -> str:
+    """Look something up; safe to repeat."""
+    _note("lookup", text, ctx)
+    _hold(text)
+    return f"found {text}"
+
+
+@tool(on_crash="never")
+def charge(text: str, ctx: ToolContext) -> str:
+    """Charge somebody; never to be repeated blindly."""
+    _note("charge", text, ctx)
+    _hold(text)
+    return f"charged {text}"
+
+
+def die_once(point: CrashPoint) -> None:
+    if point != os.environ.get("LASH_TEST_DIE_AT"):
+        return
+    try:
+        os.unlink(os.environ["LASH_TEST_DIE_ONCE"])
+    except FileNotFoundError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+lash = Lash(
+    agents=[
+        Agent(name="counter", model="openai:test", instructions="Count.", tools=[lookup]),
+        Agent(name="charger", model="openai:test", instructions="Charge.", tools=[charge]),
+    ],
+    reached=die_once,
+)
+app = lash.celery

@@ -1,0 +1,151 @@
+"""Starting, stopping and watching real Celery workers over servers of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lash_tasks.client import Client
+from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.turns import AssembledTurn
+from lash_tasks.settings import Settings
+from lash_tasks.stores.sql import schema
+from tests.endpoint import ModelEndpoint, call_number, last_user_text
+from tests.services import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+APPLICATION = "tests.faults.application"
+START_SECONDS = 40.0
+
+
+class WorkerProcess:
+    """One `celery worker` process; a context manager that leaves nothing running."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path, arguments: list[str]) -> None:
+        self.name = name
+        self.log = log
+        command = [sys.executable, "-m", "celery", "-A", APPLICATION, "worker", "-n", f"{name}@%h", "-l", "INFO"]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=ROOT,
+                env=dict(environment),
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until_ready(self) -> Self:
+        def ready() -> bool:
+            assert self.running, f"{self.name} ended:\n{self.text()[-4000:]}"
+            return " ready." in self.text()
+
+        wait_until(ready, START_SECONDS, f"{self.name} to be ready")
+        return self
+
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def kill(self) -> None:
+        """SIGKILL the worker and, with a prefork pool, its children."""
+        if self.running:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float) -> int:
+        return self._process.wait(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+
+class Cluster:
+    """A database, a Redis, a model endpoint, and whatever workers a test starts."""
+
+    def __init__(self, directory: Path, postgres_url: str, redis_url: str, endpoint: ModelEndpoint, ttl: float) -> None:
+        self.directory = directory
+        self.endpoint = endpoint
+        self.settings = Settings(database_url=postgres_url, redis_url=redis_url, lease_ttl=ttl)
+        self.tool_log = directory / "tools.log"
+        self.hold = directory / "hold"
+        self.die_once = directory / "die-once"
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "LASH_DATABASE_URL": postgres_url,
+            "LASH_REDIS_URL": redis_url,
+            "LASH_LEASE_TTL": str(ttl),
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "sk-test-sentinel-key",
+            "LASH_TEST_TOOL_LOG": str(self.tool_log),
+            "LASH_TEST_HOLD": str(self.hold),
+            "LASH_TEST_DIE_ONCE": str(self.die_once),
+        }
+        schema.upgrade(postgres_url)
+        self._workers = 0
+
+    @contextmanager
+    def worker(
+        self, *arguments: str, pool: str = "threads", concurrency: int = 8, **environment: str
+    ) -> Iterator[WorkerProcess]:
+        """A ready worker, killed at the end if the test has not ended it."""
+        self._workers += 1
+        name = f"w{self._workers}"
+        options = ["-P", pool, "-c", str(concurrency), *arguments]
+        log = self.directory / f"{name}.log"
+        with WorkerProcess(name, {**self.environment, **environment}, log, options) as process:
+            yield process.wait_until_ready()
+
+    def client(self) -> Client:
+        return Client(self.settings)
+
+    # ------------------------------------------------------------ what happened
+
+    def model_calls(self) -> Counter[tuple[str, int]]:
+        """How often the endpoint was asked, by the user's text and the number of the call in its turn."""
+        return Counter((last_user_text(seen.body), call_number(seen.body)) for seen in self.endpoint.requests)
+
+    def tool_runs(self) -> list[dict[str, Any]]:
+        if not self.tool_log.exists():
+            return []
+        return [json.loads(line) for line in self.tool_log.read_text(encoding="utf-8").splitlines()]
+
+    def tool_counts(self) -> Counter[str]:
+        return Counter(run["text"] for run in self.tool_runs())
+
+    def turns(self, client: Client, session: str) -> list[AssembledTurn]:
+        """The committed turns of a session, oldest first."""
+        records = client.stores.sessions.turns(SessionId(session), limit=1000)
+        return [record.result for record in records if record.result is not None]
+
+    def answers(self, client: Client, session: str) -> list[str]:
+        return [turn.text for turn in self.turns(client, session)]
+
+    def unfinished(self, client: Client) -> int:
+        return len(client.stores.queue.waiting(limit=10_000))

@@ -1,0 +1,36 @@
+"""Two workers under load: every message is answered once, in order, and paid for once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.faults.cluster import Cluster
+
+SESSIONS = 40
+MESSAGES = 3
+
+
+@pytest.mark.timeout(180)
+def test_every_message_of_forty_sessions_is_answered_once_and_in_order(cluster: Cluster) -> None:
+    with cluster.worker(), cluster.worker(), cluster.client() as client:
+        receipts = []
+        for number in range(MESSAGES):
+            for session in range(SESSIONS):
+                text, key = f"s{session} m{number}", f"key-{session}-{number}"
+                receipt = client.send(f"load-{session}", text, agent="counter", idempotency_key=key)
+                if (session + number) % 5 == 0:
+                    again = client.send(f"load-{session}", text, agent="counter", idempotency_key=key)
+                    assert (again.input_id, again.created) == (receipt.input_id, False)
+                receipts.append(receipt)
+        for receipt in receipts:
+            assert receipt.result(timeout=120).ok
+
+        for session in range(SESSIONS):
+            texts = [f"s{session} m{number}" for number in range(MESSAGES)]
+            assert cluster.answers(client, f"load-{session}") == [f"answer: {text}" for text in texts]
+        texts = [f"s{session} m{number}" for session in range(SESSIONS) for number in range(MESSAGES)]
+        assert cluster.model_calls() == Counter({(text, call): 1 for text in texts for call in (1, 2)})
+        assert cluster.tool_counts() == Counter(texts)
+        assert cluster.unfinished(client) == 0
