@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,7 +25,11 @@ JsonObject = dict[str, JsonValue]
 SCHEMA_VERSION = 1
 OMITTED = Field(default=None)
 """For an optional field without a default, `Annotated[T | None, OMITTED]`: left out by `to_json`, it reads as None."""
+MAX_DEPTH = 200
+"""How deep a value from outside may be nested. Serialising ends near 250, and the value is stored inside others."""
+MAX_ARGUMENTS_DEPTH = 100
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_ABSENT = object()
 
 
 def canonical(value: JsonValue) -> bytes:
@@ -40,33 +45,43 @@ def parse(data: bytes | str) -> JsonValue:
 def parse_object(text: str) -> JsonObject:
     """The JSON object in `text`, blank read as empty; ValueError with the reason for anything else.
 
-    Lone surrogates, which JSON can spell and Unicode cannot carry, become U+FFFD.
+    Whatever it returns, `canonical` and `encode` can carry: lone surrogates become U+FFFD, numbers that no float can
+    hold and deep nesting are refused.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant) if text.strip() else {}
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite) if text.strip() else {}
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")
-    scrubbed: JsonObject = scrub(value)
+    scrubbed: JsonObject = scrub(value, MAX_ARGUMENTS_DEPTH)
     return scrubbed
 
 
-def scrub(value: JsonValue) -> JsonValue:
-    """`value` with every lone surrogate in its strings replaced by U+FFFD."""
+def scrub(value: JsonValue, levels: int = MAX_DEPTH) -> JsonValue:
+    """`value` with every lone surrogate in its strings replaced by U+FFFD; ValueError if nested beyond `levels`."""
     if isinstance(value, str):
         return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict | list) and levels == 0:
+        raise ValueError("is nested too deeply")
     if isinstance(value, dict):
-        return {scrub(key): scrub(item) for key, item in value.items()}
+        return {scrub(key): scrub(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [scrub(item) for item in value]
+        return [scrub(item, levels - 1) for item in value]
     return value
 
 
 def _refuse_constant(name: str) -> JsonValue:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is too large")
+    return value
 
 
 def digest(value: JsonValue) -> str:
@@ -108,7 +123,7 @@ def difference(recorded: JsonValue, requested: JsonValue, path: str = "$") -> li
     if isinstance(recorded, Mapping) and isinstance(requested, Mapping):
         lines: list[str] = []
         for key in sorted(recorded.keys() | requested.keys()):
-            lines += difference(recorded.get(key), requested.get(key), f"{path}.{key}")
+            lines += difference(recorded.get(key, _ABSENT), requested.get(key, _ABSENT), f"{path}.{key}")
         return lines
     if _is_list(recorded) and _is_list(requested) and len(recorded) == len(requested):
         return [
@@ -126,5 +141,5 @@ def _is_list(value: JsonValue) -> bool:
 
 
 def _short(value: JsonValue) -> str:
-    text = json.dumps(value, sort_keys=True)
+    text = "(absent)" if value is _ABSENT else json.dumps(value, sort_keys=True)
     return text if len(text) <= 120 else text[:117] + "..."
