@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.codec import JsonObject, scrub
 from lash_tasks.domain.ids import BlobRef, MessageId, blob_ref
 from lash_tasks.domain.messages import ImagePart, Message, Origin, Role, TextPart
 from lash_tasks.errors import InvalidInput
@@ -78,7 +78,7 @@ def image_media_type(content: bytes) -> str | None:
 
 
 def normalise(turn_input: TurnInput) -> tuple[tuple[InputPart, ...], tuple[Blob, ...]]:
-    """Parts and blobs of an input: adjacent texts joined, empty ones dropped, images by content.
+    """Parts and blobs of an input: adjacent texts joined, empty ones dropped, images by content, valid Unicode.
 
     Raises InvalidInput naming the item when nothing is left, an image has no blob, or the bytes are no image.
     Blobs that no item refers to are ignored.
@@ -87,7 +87,7 @@ def normalise(turn_input: TurnInput) -> tuple[tuple[InputPart, ...], tuple[Blob,
     blobs: dict[BlobRef, Blob] = {}
     for index, item in enumerate(turn_input.items):
         if isinstance(item, TextItem):
-            _append_text(parts, item.text)
+            _append_text(parts, scrub(item.text))
             continue
         field = f"input.items[{index}].id"
         if not item.id.strip():
@@ -100,7 +100,7 @@ def normalise(turn_input: TurnInput) -> tuple[tuple[InputPart, ...], tuple[Blob,
             raise InvalidInput(f"input.image_blobs[{item.id!r}]", "is not a png, jpeg, gif, webp or bmp image")
         blob = Blob(blob_ref(content), content)
         blobs[blob.ref] = blob
-        parts.append(ImagePart(blob.ref, media_type, item.id))
+        parts.append(ImagePart(blob.ref, media_type, scrub(item.id)))
     if not any(isinstance(part, ImagePart) or part.text.strip() for part in parts):
         raise InvalidInput("text", "must not be empty")
     return tuple(parts), tuple(blobs.values())
