@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 from lash_tasks.app import Lash
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.ids import SessionId
-from lash_tasks.errors import StoreUnavailable
+from lash_tasks.errors import LashError, StoreUnavailable
 from lash_tasks.queues import ROUTES, Task
 from lash_tasks.runtime.ingress import CancelRequest, SendRequest
 
@@ -43,16 +43,15 @@ def register(app: celery.Celery, lash: Lash) -> None:
 
     @app.task(name=Task.SEND.value, bind=True, queue=ROUTES[Task.SEND].value, **INGRESS)
     def send(self: Any, **kwargs: Any) -> dict[str, Any]:
-        request = SendRequest.parse(kwargs)
-        with _given_back_when_unavailable():
+        with _at_the_door():
+            request = SendRequest.parse(kwargs)
             accepted = lash.worker.ingress.accept(request, default_source_key=f"celery:{self.request.id}")
         return {"session_id": accepted.session_id, "input_id": accepted.id, "created": accepted.created}
 
     @app.task(name=Task.CANCEL.value, queue=ROUTES[Task.CANCEL].value, **INGRESS)
     def cancel(**kwargs: Any) -> dict[str, Any]:
-        request = CancelRequest.parse(kwargs)
-        with _given_back_when_unavailable():
-            return lash.worker.ingress.cancel(request).as_json()
+        with _at_the_door():
+            return lash.worker.ingress.cancel(CancelRequest.parse(kwargs)).as_json()
 
     @app.task(name=Task.RESCUE.value, queue=ROUTES[Task.RESCUE].value, **DOORBELL)
     def rescue() -> int:
@@ -71,11 +70,20 @@ def register(app: celery.Celery, lash: Lash) -> None:
         return lash.worker.running.maintenance.prune()
 
 
+class Refused(Exception):
+    """A message that was refused; its one argument is the sentence and the code, so that any Celery client reads it."""
+
+
 @contextmanager
-def _given_back_when_unavailable() -> Iterator[None]:
-    """While the database cannot be reached the message goes back to the broker, not lost and not answered."""
+def _at_the_door() -> Iterator[None]:
+    """What goes wrong with an ingress message: a bad one fails its task for good and stores nothing.
+
+    While the database cannot be reached the message goes back to the broker, neither lost nor answered.
+    """
     try:
         yield
     except StoreUnavailable as error:
         SystemClock().wait(threading.Event(), UNAVAILABLE_PAUSE_SECONDS)
         raise Reject(str(error), requeue=True) from error
+    except LashError as error:
+        raise Refused(f"{error.sentence()} ({error.code})") from None

@@ -65,3 +65,4 @@ lash = Lash(
     reached=die_once,
 )
 app = lash.celery
+app.conf.result_backend = os.environ.get("LASH_TEST_RESULT_BACKEND")

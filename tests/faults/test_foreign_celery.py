@@ -1,0 +1,83 @@
+"""A process that has Celery and none of our packages sends input to `lash.ingress`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text as sql
+
+from tests.faults.cluster import Cluster
+
+pytestmark = pytest.mark.timeout(120)
+
+FOREIGN = """
+import json, sys
+from celery import Celery
+app = Celery("foreign", broker=sys.argv[1], backend=sys.argv[1])
+results = []
+for task, kwargs in json.load(sys.stdin):
+    sent = app.send_task(task, kwargs=kwargs, queue="lash.ingress")
+    try:
+        results.append({"receipt": sent.get(timeout=30)})
+    except Exception as error:
+        results.append({"error": str(error)})
+assert not [name for name in sys.modules if name.startswith("lash")]
+print(json.dumps(results))
+"""
+
+
+def send_foreign(cluster: Cluster, directory: Path, *messages: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a stranger to our packages gets back for its messages, one after the other."""
+    broker = str(cluster.settings.redis_url)
+    arguments = [sys.executable, "-c", FOREIGN, broker]
+    finished = subprocess.run(
+        arguments, cwd=directory, input=json.dumps(messages), capture_output=True, text=True, timeout=90, check=False
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    results: list[dict[str, Any]] = json.loads(finished.stdout)
+    return results
+
+
+def test_a_foreign_celery_client_sends_and_the_turn_commits(cluster: Cluster, tmp_path: Path) -> None:
+    message = {"session_id": "foreign", "text": "hello", "agent": "counter", "idempotency_key": "f-1"}
+    backend = {"LASH_TEST_RESULT_BACKEND": str(cluster.settings.redis_url)}
+    with cluster.worker(**backend), cluster.client() as client:
+        first, second = send_foreign(cluster, tmp_path, ("lash.send", message), ("lash.send", message))
+        assert first["receipt"]["created"] is True
+        assert second["receipt"] == {**first["receipt"], "created": False}
+        turn = client.receipt("foreign", idempotency_key="f-1").result(timeout=30)
+        assert turn.text == "answer: hello"
+        (late,) = send_foreign(cluster, tmp_path, ("lash.cancel", {"session_id": "foreign", "idempotency_key": "f-1"}))
+        assert late["receipt"]["verdict"] == "ended"
+
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("text", {"session_id": "bad", "text": "  ", "agent": "counter"}),
+    ("agent", {"session_id": "bad", "text": "hi", "agent": "nobody"}),
+    ("session_id", {"session_id": "b" * 201, "text": "hi", "agent": "counter"}),
+    ("session_id", {"session_id": "b\nd", "text": "hi", "agent": "counter"}),
+    ("colour", {"session_id": "bad", "text": "hi", "agent": "counter", "colour": "red"}),
+    ("text", {"session_id": "bad", "text": 7, "agent": "counter"}),
+    (
+        "input.items[0].id",
+        {"session_id": "bad", "agent": "counter", "input": {"items": [{"type": "image_ref", "id": "i"}]}},
+    ),
+    ("text", {"session_id": "bad", "text": "x" * (1024 * 1024 + 1), "agent": "counter"}),
+]
+
+
+def test_a_bad_message_is_refused_by_the_field_and_stores_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    backend = {"LASH_TEST_RESULT_BACKEND": str(cluster.settings.redis_url)}
+    with cluster.worker(**backend) as worker, cluster.client() as client:
+        bad = [("lash.send", message) for _, message in BAD]
+        for (field, _), result in zip(BAD, send_foreign(cluster, tmp_path, *bad), strict=True):
+            assert result["error"].startswith(f"{field}: "), result
+        with client.stores.database.reading() as connection:
+            for table in ("lash_batches", "lash_sessions", "lash_turns", "lash_fences", "lash_blobs"):
+                assert connection.execute(sql(f"SELECT count(*) FROM {table}")).scalar() == 0, table
+        assert worker.text().count("raised unexpected: Refused") == len(BAD)
