@@ -487,6 +487,6 @@ class LiveReplay(Protocol):
         ...
 
     def tail(self, session_id: SessionId) -> str:
-        """The cursor of the stream's end."""
+        """The cursor of the stream's end, which begins here if there is none; LeaseStoreUnavailable."""
         ...
 
