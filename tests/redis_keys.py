@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import redis
 
+from lash_tasks.clock import Clock, FakeClock
 from lash_tasks.stores.memory import MemoryStores, open_memory_stores
 from lash_tasks.stores.redis import RedisStores, open_redis_stores
 from tests.services import PrivateRedis
@@ -18,6 +21,24 @@ def volatile_stores(request: pytest.FixtureRequest) -> Iterator[MemoryStores | R
     stores = open_memory_stores() if request.param == "memory" else open_redis_stores(_redis_url(request))
     yield stores
     stores.close()
+
+
+class DawdlingClock(FakeClock):
+    """The first reading takes until another thread reads it too, or a moment: what is no single step falls apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._meeting = threading.Barrier(2)
+
+    def monotonic(self) -> float:
+        with suppress(threading.BrokenBarrierError):
+            self._meeting.wait(0.1)
+        return super().monotonic()
+
+
+@pytest.fixture
+def dawdling_clock() -> Clock:
+    return DawdlingClock()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.errors import ConfigurationError
@@ -19,7 +19,7 @@ class RedisStores:
     leases: Leases
     slots: Slots
     live: LiveReplay
-    _connections: Connections = field(repr=False)
+    _connections: Connections
 
     def close(self) -> None:
         """Close every connection, once nothing uses the stores any more. Idempotent."""

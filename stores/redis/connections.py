@@ -37,7 +37,7 @@ _sentinel_manager: Callable[..., Sentinel] = Sentinel
 class Connections:
     """One client for each tolerance for waiting. Nothing is connected before the first command.
 
-    redis-py prints passwords, so there is no repr.
+    Not every redis-py hides passwords in its reprs, so there is none here.
     """
 
     commands: Redis

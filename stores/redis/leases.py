@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from redis import Redis
 
 from lash_tasks.domain.ids import LeaseToken
-from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.stores.protocols import LeaseState
 from lash_tasks.stores.redis.connections import reaching_redis
 from lash_tasks.stores.redis.keys import Keys
@@ -34,11 +33,8 @@ class RedisLeases:
             return dict(zip(leases, self._scripts.renew(tokens, ttl_ms), strict=True))
 
     def release(self, scope: str, token: LeaseToken) -> bool:
-        try:
-            with reaching_redis(self._client):
-                self._scripts.release(self._keys.lease(scope), token)
-        except LeaseStoreUnavailable:
-            return False
+        with reaching_redis(self._client):
+            self._scripts.release(self._keys.lease(scope), token)
         return True
 
     def held(self, scope: str) -> bool:

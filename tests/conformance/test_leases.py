@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lash_tasks.clock import FakeClock
+from lash_tasks.clock import Clock, FakeClock
 from lash_tasks.domain.ids import LeaseToken
 from lash_tasks.stores.memory import MemoryStores, open_memory_stores
 from lash_tasks.stores.memory.expiring import SWEEP_ABOVE, ExpiringKeys
@@ -179,6 +179,12 @@ def test_in_memory_a_lease_ends_exactly_with_its_term() -> None:
     assert not leases.acquire(SCOPE, THEIRS, 6_000)
     clock.advance(0.001)
     assert leases.acquire(SCOPE, THEIRS, 6_000)
+
+
+def test_in_memory_taking_a_lease_is_one_step(dawdling_clock: Clock) -> None:
+    leases = open_memory_stores(clock=dawdling_clock).leases
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(lambda token: leases.acquire(SCOPE, token, LONG_MS), [OURS, THEIRS])) == 1
 
 
 def test_in_memory_keys_that_nobody_asks_for_again_do_not_pile_up() -> None:

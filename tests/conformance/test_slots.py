@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lash_tasks.stores.memory import MemoryStores
+from lash_tasks.clock import Clock
+from lash_tasks.stores.memory import MemoryStores, open_memory_stores
 from lash_tasks.stores.protocols import Slots
 from lash_tasks.stores.redis import RedisStores
 from tests.services import wait_until
@@ -64,3 +65,9 @@ def test_of_32_who_ask_at_once_one_takes_the_slot(slots: Slots) -> None:
                 return slots.take(name, LONG_MS)
 
             assert sum(pool.map(ask, range(32))) == 1
+
+
+def test_in_memory_taking_a_slot_is_one_step(dawdling_clock: Clock) -> None:
+    slots = open_memory_stores(clock=dawdling_clock).slots
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(lambda _: slots.take("sweep", LONG_MS), range(2))) == 1
