@@ -1,1 +1,1 @@
-"""Watching a session: cursors of its live stream, and the rule for what they missed."""
+"""Watching a session from outside: its live stream, cursors into it, and what SQL says besides."""
