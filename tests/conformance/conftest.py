@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lash_tasks.clock import FakeClock
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.tables import metadata
+from tests.conformance.arrange import Scene
 
 
 @pytest.fixture
@@ -33,3 +35,16 @@ def database(database_url: str, clock: FakeClock) -> Iterator[Database]:
         metadata.create_all(connection)
     yield database
     database.close()
+
+
+@pytest.fixture
+def scene(database: Database, clock: FakeClock) -> Scene:
+    """The database with a TurnStore, in which a test arranges turns."""
+    return Scene(database, clock)
+
+
+@pytest.fixture
+def beside() -> Iterator[ThreadPoolExecutor]:
+    """Threads for what happens beside the test."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
