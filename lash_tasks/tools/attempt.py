@@ -28,14 +28,13 @@ class Attempt:
             self.begun = not self.given_up.is_set()
             return self.begun
 
-    def finish(self, outcome: ToolOutcome) -> bool:
-        """Report how the call ended; False if it was given up before, and the outcome is dropped."""
+    def finish(self, outcome: ToolOutcome) -> None:
+        """Report how the call ended; dropped if it was given up before."""
         with self._lock:
             if self.given_up.is_set():
-                return False
+                return
             self._outcome = outcome
         self.changed.set()
-        return True
 
     def settle(self) -> ToolOutcome | None:
         """The outcome; if there is none the call is given up, and None."""

@@ -43,8 +43,6 @@ class DaemonPool:
         """Drop what has not begun and end the threads. One that is in a job ends after it; that is not waited for."""
         with self._changed:
             self._closed = True
-            self._unfinished -= len(self._jobs)
-            self._jobs.clear()
             self._changed.notify_all()
             idle = self._threads - self._busy
         for thread in idle:

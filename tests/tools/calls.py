@@ -17,6 +17,8 @@ from lash_tasks.tools.dispatch import ToolDispatcher
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
+NEVER = 3 * PATIENCE
+"""A time limit of a call that no test reaches."""
 
 
 def agents_with(*tools: Tool[..., object]) -> dict[str, Agent]:
@@ -24,7 +26,7 @@ def agents_with(*tools: Tool[..., object]) -> dict[str, Agent]:
 
 
 def invocation(
-    name: str, arguments: JsonObject | None = None, *, timeout: float = PATIENCE, context: JsonValue = None
+    name: str, arguments: JsonObject | None = None, *, timeout: float = NEVER, context: JsonValue = None
 ) -> ToolInvocation:
     return ToolInvocation(
         session_id=SessionId("s1"),
@@ -49,7 +51,7 @@ class Calls:
         name: str,
         arguments: JsonObject | None = None,
         *,
-        timeout: float = PATIENCE,
+        timeout: float = NEVER,
         context: JsonValue = None,
         interrupt: Interrupt | None = None,
     ) -> ToolOutcome:
@@ -61,7 +63,7 @@ class Calls:
         assert outcome.status is ToolStatus.SUCCESS, outcome.failure
         return outcome.value
 
-    def failure(self, name: str, arguments: JsonObject | None = None, *, timeout: float = PATIENCE) -> ToolFailure:
+    def failure(self, name: str, arguments: JsonObject | None = None, *, timeout: float = NEVER) -> ToolFailure:
         outcome = self.outcome(name, arguments, timeout=timeout)
         assert outcome.status is ToolStatus.FAILURE
         assert outcome.failure is not None

@@ -18,8 +18,8 @@ from lash_tasks.runtime.interrupts import TurnInterrupt
 from lash_tasks.tools.context import ToolContext
 from lash_tasks.tools.definition import Tool, tool
 from tests.services import wait_until
-from tests.tools.calls import PATIENCE, Calls, ExpiresAfter
-from tests.tools.conftest import Bench
+from tests.tools.calls import NEVER, PATIENCE, Calls, ExpiresAfter
+from tests.tools.conftest import Bench, lash_threads
 
 
 class Stuck:
@@ -109,14 +109,21 @@ def test_without_time_left_nothing_is_called(bench: Bench, stuck: Stuck) -> None
 def test_a_call_that_found_no_free_thread_in_time_is_never_made(
     bench: Bench, stuck: Stuck, callers: ThreadPoolExecutor
 ) -> None:
-    calls = bench(stuck.sync(), max_threads=1)
+    opened: list[int] = []
+
+    @contextmanager
+    def deps() -> Iterator[None]:
+        opened.append(1)
+        yield
+
+    calls = bench(stuck.sync(), max_threads=1, deps=deps)
     first = callers.submit(calls.outcome, "stuck")
     assert stuck.begun.wait(PATIENCE)
     assert "was not called: no thread was free" in calls.failure("stuck", timeout=0.05).message
     stuck.release.set()
     assert first.result(PATIENCE).value == "too late"
     assert calls.value("stuck") == "too late"
-    assert stuck.runs == 2
+    assert stuck.runs == len(opened) == 2
 
 
 def test_a_call_whose_deps_open_too_late_is_never_made(bench: Bench, stuck: Stuck) -> None:
@@ -226,6 +233,7 @@ def test_an_interrupt_that_is_already_set_calls_nothing(bench: Bench, stuck: Stu
     with pytest.raises(Interrupted):
         bench(stuck.sync()).outcome("stuck", interrupt=interrupt)
     assert stuck.runs == 0
+    assert not lash_threads()
 
 
 def test_a_call_that_has_ended_counts_even_if_the_interrupt_comes_with_it(bench: Bench) -> None:
@@ -271,3 +279,36 @@ def test_closing_interrupts_the_call_of_a_coroutine_and_ends_the_loop(
     with pytest.raises(Interrupted):
         call.result(PATIENCE)
     assert stuck.ended.is_set()
+
+
+def test_what_closing_does_to_a_coroutine_is_not_taken_for_its_outcome(
+    bench: Bench, stuck: Stuck, callers: ThreadPoolExecutor
+) -> None:
+    """The cancellation that `close` causes would be recorded as the tool's failure where the caller looks late."""
+    looks = threading.Event()
+
+    class LooksLate(SystemClock):
+        def wait(self, event: threading.Event, seconds: float) -> bool:
+            changed = super().wait(event, seconds)
+            if seconds == NEVER:
+                assert looks.wait(PATIENCE)
+            return changed
+
+    left = threading.Event()
+
+    @contextmanager
+    def deps() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            left.set()
+
+    calls = bench(stuck.coroutine(), clock=LooksLate(), deps=deps)
+    call = callers.submit(calls.outcome, "stuck")
+    assert stuck.begun.wait(PATIENCE)
+    calls.dispatcher.close()
+    assert left.wait(PATIENCE)
+    wait_until(lambda: not lash_threads(), PATIENCE, "the call's thread to end")
+    looks.set()
+    with pytest.raises(Interrupted):
+        call.result(PATIENCE)

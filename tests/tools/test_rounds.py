@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
@@ -99,6 +101,46 @@ def test_jobs_run_in_the_caller_when_no_thread_is_free(rounds: Rounds) -> None:
         release.set()
         other.join(PATIENCE)
     assert not other.is_alive()
+
+
+def test_a_round_that_found_no_free_thread_leaves_nothing_behind(rounds: Rounds) -> None:
+    """Helpers queued for later would keep arguments and results of finished rounds for as long as all threads work."""
+
+    class Arguments:
+        pass
+
+    executor = rounds(1)
+    both_busy, release = threading.Barrier(3), threading.Event()
+
+    def block() -> None:
+        both_busy.wait(PATIENCE)
+        assert release.wait(PATIENCE)
+
+    def run() -> weakref.ref[Arguments]:
+        arguments = Arguments()
+        executor.run([partial(id, arguments)] * 3)
+        return weakref.ref(arguments)
+
+    other = threading.Thread(target=executor.run, args=([block, block],))
+    other.start()
+    try:
+        both_busy.wait(PATIENCE)
+        kept = run()
+        gc.collect()
+        assert kept() is None
+    finally:
+        release.set()
+        other.join(PATIENCE)
+
+
+def test_a_thread_that_has_finished_is_offered_again() -> None:
+    pool = DaemonPool("lash-tool-test", 1)
+    ran: list[str] = []
+    for _ in range(3):
+        wait_until(lambda: pool.offer(lambda: ran.append(threading.current_thread().name)), 10, "a free thread")
+    wait_until(lambda: len(ran) == 3, 10, "three jobs")
+    pool.close()
+    assert ran == ["lash-tool-test-1"] * 3
 
 
 def test_many_callers_on_few_threads_all_finish(rounds: Rounds) -> None:
