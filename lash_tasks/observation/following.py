@@ -106,9 +106,8 @@ class _Follower:
         self._resumed = place is not None
         self._place = place or _Place(0, 0, None)
         self._listener = Listener(sources, session_id, stop, self._place.live)
-        self._turn: TurnId | None = None
-        self._over: deque[TurnId] = deque(maxlen=64)
-        self._looked_at = 0.0
+        self._turn: TurnId | None = None  # of the last live event of a turn
+        self._over: deque[TurnId] = deque(maxlen=64)  # turns told as committed, whose live events are late by now
         self._told_down = False
 
     def events(self, idle_timeout: float | None) -> Iterator[FollowEvent]:
@@ -141,20 +140,19 @@ class _Follower:
     def _turns_after(self, turn_index: int, limit: int) -> list[TurnRecord]:
         return self._sources.sessions.turns(self._session_id, limit=limit, after_index=turn_index)
 
-    def _look(self) -> Iterator[FollowEvent]:
-        """The turns that have committed since the last look."""
-        self._looked_at = self._clock.monotonic()
+    def _look(self, through: float = math.inf) -> Iterator[FollowEvent]:
+        """The turns that have committed since the last look, up to the one with the index `through`."""
         head = self._sources.sessions.head(self._session_id)
         if head is None:
             return
         if head.deleted_at_ms is not None:
             raise SessionDeleted(self._session_id)
-        while head.turn_index > self._place.turn_index:
+        while min(head.turn_index, through) > self._place.turn_index:
             turns = self._turns_after(self._place.turn_index, PAGE)
             if not turns:
                 return
             for turn in turns:
-                if turn.result is None:
+                if turn.result is None or turn.turn_index > through:
                     return
                 self._place = replace(self._place, turn_index=turn.turn_index)
                 self._over.append(turn.turn_id)
@@ -167,11 +165,11 @@ class _Follower:
         self._listener.attend()
         if self._place.live is None:
             self._place = replace(self._place, live=self._listener.cursor)
+        until = min(until, self._clock.monotonic() + LOOK_SECONDS)
         yield from self._look()
         if self._listener.down and not self._told_down:
             yield self._event(Marker.GAP, {"reason": GapReason.UNAVAILABLE.value})
         self._told_down = self._listener.down
-        until = min(until, self._looked_at + LOOK_SECONDS)
         while not self._stop.is_set() and (left := until - self._clock.monotonic()) > 0:
             heard = self._listener.listen(left)
             if heard is None:
@@ -187,7 +185,7 @@ class _Follower:
         """An event of the stream, unless it is late: of a fence that was overtaken or a turn that is over."""
         activity = event.activity
         if activity.type is ActivityType.COMMITTED:
-            yield from self._look()
+            yield from self._look(activity.data.get("turn_index", math.inf))
         elif activity.turn_id is None:
             self._place = replace(self._place, live=event.cursor)
             yield self._event(activity.type, activity.data)
@@ -201,8 +199,8 @@ class _Follower:
 
     def _opened(self, activity: TurnActivity, turn_id: TurnId) -> Iterator[FollowEvent]:
         """A turn was opened: what committed before it comes first, then the reset if the turn is not new."""
-        yield from self._look()
-        again = turn_id == self._turn or (activity.type is ActivityType.TURN_STARTED and activity.data.get("resumed"))
+        yield from self._look(activity.data.get("turn_index", math.inf) - 1)
+        again = turn_id == self._turn or activity.data.get("resumed", False)
         self._turn = turn_id
         self._place = replace(self._place, fence=activity.fence)
         if again and turn_id not in self._over:

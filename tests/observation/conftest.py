@@ -1,0 +1,25 @@
+"""The scene of every observation test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.tables import metadata
+from tests.scene import Scene, Timeline
+
+
+@pytest.fixture
+def clock() -> Timeline:
+    return Timeline()
+
+
+@pytest.fixture
+def scene(clock: Timeline) -> Iterator[Scene]:
+    database = Database.open("sqlite://", now_ms=clock.now_ms)
+    with database.transaction() as connection:
+        metadata.create_all(connection)
+    yield Scene(database, clock)
+    database.close()

@@ -1,0 +1,1 @@
+"""The shell around the turn machine, one part at a time."""

@@ -1,0 +1,505 @@
+"""The door: what is accepted is stored as it was sent, what is refused names its field and leaves nothing behind."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from lash_tasks.domain.codec import decode, digest
+from lash_tasks.domain.ids import blob_ref
+from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.messages import ImagePart, TextPart
+from lash_tasks.domain.queue import BatchRecord, CancelVerdict
+from lash_tasks.errors import ErrorCode, IdempotencyConflict, InvalidInput, LashError, NotFound, SessionBusy
+from lash_tasks.runtime.ingress import CancelRequest, SendRequest
+from lash_tasks.stores.sql.tables import agents, batches
+from tests.scene import MAX_PAYLOAD_BYTES, SESSION, Scene
+
+PNG = b"\x89PNG\r\n\x1a\nan image"
+PNG_TEXT = base64.b64encode(PNG).decode()
+GOOD: dict[str, Any] = {"session_id": "customer-7", "agent": "support", "text": "hello"}
+EMPTY = {"lash_batches": 0, "lash_blobs": 0, "lash_sessions": 0, "lash_turn_cancels": 0}
+
+
+def image_input(*items: Any, **blobs: Any) -> dict[str, Any]:
+    return {"text": None, "input": {"items": list(items), "image_blobs": blobs}}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+REFUSED: dict[str, tuple[dict[str, Any], ErrorCode, str, str]] = {
+    "unknown agent": (
+        {"agent": "nobody"},
+        ErrorCode.UNKNOWN_AGENT,
+        "agent",
+        "no worker serves 'nobody'; known agents: support",
+    ),
+    "no agent": ({"agent": ...}, ErrorCode.INVALID_INPUT, "agent", "is required"),
+    "no session": ({"session_id": ...}, ErrorCode.INVALID_INPUT, "session_id", "is required"),
+    "empty session": ({"session_id": " "}, ErrorCode.INVALID_INPUT, "session_id", "must not be empty"),
+    "long session": (
+        {"session_id": "s" * 201},
+        ErrorCode.INVALID_INPUT,
+        "session_id",
+        "is 201 characters and may be at most 200",
+    ),
+    "control character in session": (
+        {"session_id": "a\x07b"},
+        ErrorCode.INVALID_INPUT,
+        "session_id",
+        "must not contain control characters",
+    ),
+    "NUL in session": (
+        {"session_id": "a\x00b"},
+        ErrorCode.INVALID_INPUT,
+        "session_id",
+        "must not contain control characters",
+    ),
+    "lone surrogate in session": (
+        {"session_id": "a\ud800"},
+        ErrorCode.INVALID_INPUT,
+        "session_id",
+        "must not contain control characters",
+    ),
+    "session of another type": (
+        {"session_id": 7},
+        ErrorCode.INVALID_INPUT,
+        "session_id",
+        "must be a string, not int",
+    ),
+    "long key": (
+        {"idempotency_key": "k" * 201},
+        ErrorCode.INVALID_INPUT,
+        "idempotency_key",
+        "is 201 characters and may be at most 200",
+    ),
+    "empty key": ({"idempotency_key": ""}, ErrorCode.INVALID_INPUT, "idempotency_key", "must not be empty"),
+    "no text": ({"text": ...}, ErrorCode.INVALID_INPUT, "text", "is required"),
+    "empty text": ({"text": ""}, ErrorCode.INVALID_INPUT, "text", "must not be empty"),
+    "blank text": ({"text": " \n\t"}, ErrorCode.INVALID_INPUT, "text", "must not be empty"),
+    "bytes for text": ({"text": b"hello"}, ErrorCode.INVALID_INPUT, "text", "must be a string, not bytes"),
+    "lone surrogate in text": (
+        {"text": "a\ud800"},
+        ErrorCode.INVALID_INPUT,
+        "text",
+        "must be Unicode text, and has a lone surrogate",
+    ),
+    "long text": (
+        {"text": "ä" * (MAX_PAYLOAD_BYTES // 2 + 1)},
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        "text",
+        "is 1048578 bytes and may be at most 1048576",
+    ),
+    "text and input": (
+        {"input": {"items": [{"type": "text", "text": "x"}]}},
+        ErrorCode.INVALID_INPUT,
+        "text",
+        "cannot be given together with input; choose one",
+    ),
+    "input of another type": (
+        {"text": None, "input": "x"},
+        ErrorCode.INVALID_INPUT,
+        "input",
+        "must be an object, not str",
+    ),
+    "input without items": ({"text": None, "input": {}}, ErrorCode.INVALID_INPUT, "input.items", "is required"),
+    "no items": (
+        image_input(),
+        ErrorCode.INVALID_INPUT,
+        "input.items",
+        "must hold an image or a text that is not empty",
+    ),
+    "only blank items": (
+        image_input({"type": "text", "text": " "}, {"type": "text", "text": ""}),
+        ErrorCode.INVALID_INPUT,
+        "input.items",
+        "must hold an image or a text that is not empty",
+    ),
+    "item of another type": (
+        image_input("hello"),
+        ErrorCode.INVALID_INPUT,
+        "input.items[0]",
+        "must be an object, not str",
+    ),
+    "item of unknown kind": (
+        image_input({"type": "video", "id": "v"}),
+        ErrorCode.INVALID_INPUT,
+        "input.items[0].type",
+        "must be 'text' or 'image_ref'",
+    ),
+    "item without kind": (
+        image_input({"text": "x"}),
+        ErrorCode.INVALID_INPUT,
+        "input.items[0].type",
+        "must be 'text' or 'image_ref'",
+    ),
+    "wrong type in an item": (
+        image_input({"type": "text", "text": "x"}, {"type": "text", "text": 3}),
+        ErrorCode.INVALID_INPUT,
+        "input.items[1].text",
+        "must be a string, not int",
+    ),
+    "unknown field in an item": (
+        image_input({"type": "text", "text": "x", "size": 1}),
+        ErrorCode.INVALID_INPUT,
+        "input.items[0].size",
+        "is not a known field",
+    ),
+    "image without a blob": (
+        image_input({"type": "text", "text": "see"}, {"type": "image_ref", "id": "a"}),
+        ErrorCode.INVALID_INPUT,
+        "input.items[1].id",
+        "there is no image_blobs entry 'a'",
+    ),
+    "blob that is no image": (
+        image_input({"type": "image_ref", "id": "a"}, a=base64.b64encode(b"%PDF").decode()),
+        ErrorCode.INVALID_INPUT,
+        "input.image_blobs['a']",
+        "is not a png, jpeg, gif, webp or bmp image",
+    ),
+    "blob that is no base64": (
+        image_input({"type": "image_ref", "id": "a"}, a="!"),
+        ErrorCode.INVALID_INPUT,
+        "input.image_blobs['a']",
+        "must be base64",
+    ),
+    "blob of another type": (
+        image_input({"type": "image_ref", "id": "a"}, a=7),
+        ErrorCode.INVALID_INPUT,
+        "input.image_blobs['a']",
+        "must be a base64 string, not int",
+    ),
+    "large image": (
+        image_input({"type": "image_ref", "id": "a"}, a=base64.b64encode(PNG + bytes(MAX_PAYLOAD_BYTES)).decode()),
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        "input",
+        f"is {len(PNG) + 1 + MAX_PAYLOAD_BYTES} bytes and may be at most 1048576",
+    ),
+    "context of another type": (
+        {"context": [1]},
+        ErrorCode.INVALID_INPUT,
+        "context",
+        "must be an object, not list",
+    ),
+    "context that is not JSON": (
+        {"context": {"when": object()}},
+        ErrorCode.INVALID_INPUT,
+        "context",
+        "must be JSON: objects, arrays, strings, finite numbers, true, false and null",
+    ),
+    "NaN in the context": (
+        {"context": {"x": float("nan")}},
+        ErrorCode.INVALID_INPUT,
+        "context",
+        "must be JSON: objects, arrays, strings, finite numbers, true, false and null",
+    ),
+    "lone surrogate in the context": (
+        {"context": {"x": ["\udfff"]}},
+        ErrorCode.INVALID_INPUT,
+        "context",
+        "must be Unicode text, and has a lone surrogate",
+    ),
+    "deep context": (
+        {"context": nested(101)},
+        ErrorCode.INVALID_INPUT,
+        "context",
+        "is nested deeper than 100 levels",
+    ),
+    "very deep context": ({"context": nested(100_000)}, ErrorCode.INVALID_INPUT, "context", "is nested too deeply"),
+    "large context": (
+        {"context": {"x": "y" * 16_377}},
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        "context",
+        "is 16385 bytes and may be at most 16384",
+    ),
+    "a policy of later": ({"when": "steer"}, ErrorCode.INVALID_INPUT, "when", "must be 'queue' or 'reject'"),
+    "policy of another type": ({"when": 3}, ErrorCode.INVALID_INPUT, "when", "must be 'queue' or 'reject'"),
+    "no policy": ({"when": None}, ErrorCode.INVALID_INPUT, "when", "must be 'queue' or 'reject'"),
+    "negative time": ({"available_at_ms": -1}, ErrorCode.INVALID_INPUT, "available_at_ms", "must be at least 0"),
+    "time beyond the calendar": (
+        {"available_at_ms": 10**18},
+        ErrorCode.INVALID_INPUT,
+        "available_at_ms",
+        "must be at most 253402300799999",
+    ),
+    "time with a fraction": (
+        {"available_at_ms": 1.0},
+        ErrorCode.INVALID_INPUT,
+        "available_at_ms",
+        "must be an integer, not float",
+    ),
+    "true for a time": (
+        {"available_at_ms": True},
+        ErrorCode.INVALID_INPUT,
+        "available_at_ms",
+        "must be an integer, not bool",
+    ),
+    "unknown field": ({"merge_key": "g"}, ErrorCode.INVALID_INPUT, "merge_key", "is not a known field"),
+    "unknown field with a strange name": (
+        {"x\n" * 100: 1},
+        ErrorCode.INVALID_INPUT,
+        "x?" * 40 + "…",
+        "is not a known field",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changed", "code", "field", "problem"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_input_is_refused_by_field_and_nothing_is_stored(
+    scene: Scene, changed: dict[str, Any], code: ErrorCode, field: str, problem: str
+) -> None:
+    values = {name: value for name, value in {**GOOD, **changed}.items() if value is not ...}
+    with pytest.raises(InvalidInput) as refusal:
+        scene.ingress.accept(SendRequest.parse(values))
+    assert refusal.value.as_json() == {"code": code.value, "message": f"{field}: {problem}", "field": field}
+    assert scene.stored() == EMPTY
+    assert scene.doorbell.rung == []
+
+
+def test_a_refusal_does_not_repeat_what_was_sent(scene: Scene) -> None:
+    for changed in ({"text": ["my password"]}, {"context": "my password"}, {"when": "my password"}):
+        with pytest.raises(InvalidInput) as refusal:
+            SendRequest.parse({**GOOD, **changed})
+        assert "password" not in str(refusal.value)
+        assert refusal.value.__cause__ is None
+
+
+def test_an_input_before_any_worker_has_registered_is_refused(scene: Scene) -> None:
+    with scene.database.transaction() as connection:
+        connection.execute(agents.delete())
+    with pytest.raises(LashError) as refusal:
+        scene.send()
+    assert refusal.value.code is ErrorCode.NO_WORKER_HAS_REGISTERED
+    assert scene.stored() == EMPTY
+
+
+# ---------------------------------------------------------------- what is accepted
+
+
+def only_batch(scene: Scene) -> BatchRecord:
+    [batch] = scene.queue.waiting()
+    return batch
+
+
+def test_an_accepted_input_is_stored_as_sent_and_rung_for(scene: Scene) -> None:
+    accepted = scene.ingress.accept(SendRequest.parse({**GOOD, "context": {"user_id": 42, "tags": [None]}}))
+    batch = only_batch(scene)
+    assert (accepted.id, accepted.session_id, accepted.created) == (batch.id, "customer-7", True)
+    queued = decode(QueuedInput, batch.payload)
+    assert queued == QueuedInput("support", (TextPart("hello"),), {"user_id": 42, "tags": [None]})
+    assert (batch.agent, batch.early, batch.exclusive, batch.merge_key) == ("support", False, True, None)
+    assert scene.doorbell.rung == ["customer-7"]
+
+
+def test_the_context_digest_is_the_one_that_the_turn_computes(scene: Scene) -> None:
+    scene.send(context={"b": (1, 2), "a": {3: 1.0}})
+    context = decode(QueuedInput, only_batch(scene).payload).context
+    assert context == {"a": {"3": 1.0}, "b": [1, 2]}
+    with scene.database.reading() as connection:
+        assert connection.execute(select(batches.c.context_digest)).scalar_one() == digest(context)
+
+
+def test_nul_bytes_in_text_are_kept(scene: Scene) -> None:
+    scene.send(text="a\x00b")
+    assert decode(QueuedInput, only_batch(scene).payload).parts == (TextPart("a\x00b"),)
+
+
+def test_the_limits_themselves_are_accepted(scene: Scene) -> None:
+    scene.send(text="x" * MAX_PAYLOAD_BYTES, session_id="s" * 200, idempotency_key="k" * 200)
+    scene.send(context={"x": "y" * 16_376})
+    scene.send(context=nested(100))
+    assert scene.stored()["lash_batches"] == 3
+
+
+@pytest.mark.parametrize("blob", [PNG, PNG_TEXT], ids=["bytes", "base64"])
+def test_text_and_images_are_stored_by_content(scene: Scene, blob: object) -> None:
+    scene.ingress.accept(
+        SendRequest.parse(
+            {
+                **GOOD,
+                **image_input(
+                    {"type": "text", "text": "What "},
+                    {"type": "text", "text": "is this?"},
+                    {"type": "image_ref", "id": "photo"},
+                    photo=blob,
+                    unused=blob,
+                ),
+            }
+        )
+    )
+    assert decode(QueuedInput, only_batch(scene).payload).parts == (
+        TextPart("What is this?"),
+        ImagePart(blob_ref(PNG), "image/png", "photo"),
+    )
+    assert scene.stored()["lash_blobs"] == 1
+
+
+def test_a_delayed_input_is_stored_and_not_rung_for(scene: Scene) -> None:
+    scene.send(available_at_ms=scene.clock.now_ms() + 1)
+    assert scene.doorbell.rung == []
+    scene.send(available_at_ms=scene.clock.now_ms())
+    assert scene.doorbell.rung == [SESSION]
+
+
+# ---------------------------------------------------------------- idempotency
+
+
+def test_the_same_input_under_the_same_key_is_stored_and_rung_for_once(scene: Scene) -> None:
+    request = SendRequest.parse({**GOOD, "idempotency_key": "msg-1", "context": {"a": 1, "b": 2}})
+    again = SendRequest.parse(
+        {
+            **GOOD,
+            "text": None,
+            "input": {"items": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]},
+            "idempotency_key": "msg-1",
+            "context": {"b": 2, "a": 1},
+            "available_at_ms": 99,
+        }
+    )
+    first, second = scene.ingress.accept(request), scene.ingress.accept(again)
+    assert (second.id, first.created, second.created) == (first.id, True, False)
+    assert scene.stored()["lash_batches"] == 1
+    assert scene.doorbell.rung == [SESSION]
+
+
+@pytest.mark.parametrize("changed", [{"text": "bye"}, {"context": {"x": 1}}, {"when": "reject"}])
+def test_another_input_under_the_same_key_is_a_conflict(scene: Scene, changed: dict[str, Any]) -> None:
+    scene.send(idempotency_key="msg-1")
+    with pytest.raises(IdempotencyConflict):
+        scene.send(**{"idempotency_key": "msg-1", **changed})
+    assert scene.stored()["lash_batches"] == 1
+
+
+def test_a_message_that_is_delivered_twice_stores_one_input(scene: Scene) -> None:
+    request = SendRequest.parse(GOOD)
+    first = scene.ingress.accept(request, default_source_key="celery:task-1")
+    second = scene.ingress.accept(request, default_source_key="celery:task-1")
+    other = scene.ingress.accept(request, default_source_key="celery:task-2")
+    assert (second.id, second.created) == (first.id, False)
+    assert other.created
+
+
+def test_an_idempotency_key_comes_before_the_message_id(scene: Scene) -> None:
+    request = SendRequest.parse({**GOOD, "idempotency_key": "msg-1"})
+    scene.ingress.accept(request, default_source_key="celery:task-1")
+    assert not scene.ingress.accept(request, default_source_key="celery:task-2").created
+
+
+# ---------------------------------------------------------------- reject
+
+
+def test_reject_refuses_a_session_that_has_work_and_stores_nothing(scene: Scene) -> None:
+    scene.send(when="reject", idempotency_key="first")
+    with pytest.raises(SessionBusy):
+        scene.send(when="reject")
+    assert not scene.ingress.accept(
+        SendRequest.parse({**GOOD, "when": "reject", "idempotency_key": "first"})
+    ).created  # the same key is answered, not refused
+    opened = scene.open()
+    with pytest.raises(SessionBusy):
+        scene.send(when="reject")
+    scene.commit(opened)
+    scene.send(when="reject")
+    assert scene.stored()["lash_batches"] == 2
+
+
+def test_reject_cannot_ride_in_a_callers_transaction(scene: Scene) -> None:
+    request = SendRequest.parse({**GOOD, "when": "reject"})
+    with scene.database.transaction() as connection, pytest.raises(InvalidInput, match="when: 'reject' cannot be used"):
+        scene.ingress.accept(request, connection=connection)
+    assert scene.stored() == EMPTY
+
+
+# ---------------------------------------------------------------- cancel
+
+
+def test_an_input_is_cancelled_by_id_or_by_key_as_long_as_no_turn_has_it(scene: Scene) -> None:
+    by_id, by_key = scene.send(), scene.send(idempotency_key="msg-1")
+    for named in ({"input_id": by_id}, {"idempotency_key": "msg-1"}, {"idempotency_key": "msg-1"}):
+        answer = scene.ingress.cancel(CancelRequest.parse({"session_id": SESSION, **named}))
+        assert answer.input_id == (by_id if "input_id" in named else by_key)
+    assert answer.verdict is CancelVerdict.ENDED
+    assert scene.queue.waiting() == []
+
+
+def test_a_cancel_that_comes_too_late_names_the_turn(scene: Scene) -> None:
+    input_id = scene.send()
+    request = CancelRequest.parse({"session_id": SESSION, "input_id": input_id})
+    opened = scene.open()
+    taken = scene.ingress.cancel(request)
+    scene.commit(opened)
+    ended = scene.ingress.cancel(request)
+    turn_id = opened.intent.turn_id
+    assert json.loads(json.dumps(taken.as_json())) == {
+        "session_id": SESSION,
+        "verdict": "taken",
+        "input_id": input_id,
+        "turn_id": turn_id,
+    }
+    assert (ended.verdict, ended.turn_id) == (CancelVerdict.ENDED, turn_id)
+
+
+def test_a_running_turn_is_asked_to_stop_and_one_that_is_over_is_not(scene: Scene) -> None:
+    scene.send()
+    opened = scene.open()
+    request = CancelRequest.parse({"session_id": SESSION, "turn_id": opened.intent.turn_id, "reason": "too slow"})
+    assert scene.ingress.cancel(request).as_json() == {
+        "session_id": SESSION,
+        "verdict": "requested",
+        "turn_id": opened.intent.turn_id,
+    }
+    scene.die(opened)
+    opened = scene.open()
+    assert opened.cancel
+    scene.commit(opened)
+    assert scene.ingress.cancel(request).verdict is CancelVerdict.ENDED
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({}, "input_id: give exactly one of input_id, idempotency_key and turn_id"),
+        ({"input_id": "a", "turn_id": "b"}, "input_id: give exactly one of input_id, idempotency_key and turn_id"),
+        ({"input_id": "a\x00"}, "input_id: must not contain control characters"),
+        ({"input_id": 7}, "input_id: must be a string, not int"),
+        ({"turn_id": "t", "reason": ""}, "reason: must not be empty"),
+        ({"input_id": "a", "force": True}, "force: is not a known field"),
+    ],
+)
+def test_a_bad_cancel_is_refused_by_field(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        CancelRequest.parse({"session_id": SESSION, **values})
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize("named", [{"input_id": "unknown"}, {"idempotency_key": "unknown"}])
+def test_cancelling_an_unknown_input_says_so(scene: Scene, named: dict[str, str]) -> None:
+    with pytest.raises(NotFound, match="there is no input 'unknown'"):
+        scene.ingress.cancel(CancelRequest.parse({"session_id": SESSION, **named}))
+
+
+# ---------------------------------------------------------------- replay
+
+
+def test_a_dead_letter_is_sent_again_once(scene: Scene) -> None:
+    input_id = scene.send(text="poison")
+    scene.commit(scene.open(), dead_reason="attempts_exhausted")
+    scene.doorbell.rung.clear()
+    first, second = scene.ingress.replay(input_id), scene.ingress.replay(input_id)
+    assert (first.created, second.created, second.id) == (True, False, first.id)
+    assert only_batch(scene).replay_of == input_id
+    assert SESSION in scene.doorbell.rung
+
+
+def test_replaying_what_is_no_dead_letter_says_so(scene: Scene) -> None:
+    with pytest.raises(NotFound, match="there is no dead letter"):
+        scene.ingress.replay(scene.send())
