@@ -14,9 +14,9 @@ from lash_tasks.stores.sql.engine import POSTGRES_NOW
 
 _NOW: LiteralString = f"coalesce(%(now_ms)s::bigint, {POSTGRES_NOW})"
 _CLOCK: LiteralString = f"clock AS MATERIALIZED (SELECT {_NOW} AS now_ms)"
-_READY: LiteralString = (
-    "b.session_id = %(session_id)s::text AND b.state = 'ready' AND b.available_at_ms <= (SELECT now_ms FROM clock)"
-)
+_DUE: LiteralString = "b.state = 'ready' AND b.available_at_ms + 0 <= (SELECT now_ms FROM clock)"
+"""The sum keeps the planner off the index of due times: it would walk through the ready input of all sessions."""
+_READY: LiteralString = f"b.session_id = %(session_id)s::text AND {_DUE}"
 
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
@@ -125,7 +125,8 @@ FROM ours JOIN lash_batches own ON own.id = ours.batch_ids::json ->> 0"""
 # ---------------------------------------------------------------- record
 
 # Fences are locked in the order of their scopes, so that two writers of many turns cannot deadlock. No key may come
-# twice: ON CONFLICT DO UPDATE changes a row once.
+# twice: ON CONFLICT DO UPDATE changes a row once. The flags are scalar subqueries because for many rows the planner
+# would answer EXISTS from a hash of all ready input there is.
 RECORD: LiteralString = f"""
 WITH {_CLOCK},
 given AS MATERIALIZED (
@@ -134,7 +135,7 @@ given AS MATERIALIZED (
     %(fences)s::bigint[], %(states)s::text[], %(envelopes)s::bytea[], %(outcomes)s::bytea[]) WITH ORDINALITY
     AS x(session_id, turn_id, replay_key, ordinal, fence, state, envelope, outcome, place)),
 current AS MATERIALIZED (
-  SELECT f.scope, f.fence FROM lash_fences f WHERE f.scope IN (SELECT fence_scope FROM given)
+  SELECT f.scope, f.fence FROM lash_fences f WHERE f.scope = ANY(%(fence_scopes)s::text[])
   ORDER BY f.scope FOR SHARE),
 written AS (
   INSERT INTO lash_effects AS e (scope, replay_key, ordinal, fence, state, envelope, outcome, outcome_ref)
@@ -155,10 +156,8 @@ SELECT
   CASE WHEN f.fence IS DISTINCT FROM g.fence THEN 'fenced'
        WHEN w.scope IS NULL THEN 'exists'
        ELSE 'recorded' END AS verdict,
-  EXISTS (SELECT 1 FROM lash_turn_cancels c WHERE c.session_id = g.session_id AND c.turn_id = g.turn_id) AS cancel,
-  EXISTS (
-    SELECT 1 FROM lash_batches b WHERE b.session_id = g.session_id AND b.state = 'ready' AND b.early
-      AND b.available_at_ms <= (SELECT now_ms FROM clock)) AS joinable
+  (SELECT true FROM lash_turn_cancels c WHERE c.session_id = g.session_id AND c.turn_id = g.turn_id) AS cancel,
+  (SELECT true FROM lash_batches b WHERE b.session_id = g.session_id AND b.early AND {_DUE} LIMIT 1) AS joinable
 FROM given g LEFT JOIN current f ON f.scope = g.fence_scope
 LEFT JOIN written w ON w.scope = g.scope AND w.replay_key = g.replay_key ORDER BY g.place"""
 

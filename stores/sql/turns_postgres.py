@@ -105,10 +105,14 @@ class PostgresTurns:
                 return [RecordReply(RecordVerdict.REFUSED)]
             half = len(rows) // 2
             return self._record(rows[:half]) + self._record(rows[half:])
-        return [RecordReply(RecordVerdict(reply["verdict"]), reply["cancel"], reply["joinable"]) for reply in replies]
+        return [
+            RecordReply(RecordVerdict(reply["verdict"]), bool(reply["cancel"]), bool(reply["joinable"]))
+            for reply in replies
+        ]
 
     def _journal_parameters(self, rows: Sequence[JournalRow]) -> Mapping[str, object]:
         return {
+            "fence_scopes": list({fence_scope(row.session_id) for row in rows}),
             "session_ids": [row.session_id for row in rows],
             "turn_ids": [row.turn_id for row in rows],
             "keys": [row.replay_key for row in rows],
