@@ -7,7 +7,7 @@ milliseconds of the database. Verbs are safe from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -315,9 +315,7 @@ class Beat:
 class Fleet(Protocol):
     """Which workers live and what they have the code for."""
 
-    def beat(
-        self, worker: WorkerRecord, driving: Mapping[tuple[SessionId, TurnId], int]
-    ) -> Beat:
+    def beat(self, worker: WorkerRecord, driving: Mapping[tuple[SessionId, TurnId], int]) -> Beat:
         """Say that this worker lives. `driving` maps the turns it drives to their fences.
 
         Turns that SQL says it holds and that are not in `driving` are given up (uncounted).
@@ -425,8 +423,8 @@ class Leases(Protocol):
         """Let go, if the token is ours. True once it is certain that the key is not ours any more."""
         ...
 
-    def held(self, scope: str) -> bool:
-        """Whether anybody has the lease now; for inspection only."""
+    def held(self, scopes: Collection[str]) -> frozenset[str]:
+        """Those of `scopes` whose lease anybody has now, in one round trip. A hint: it may be wrong a moment later."""
         ...
 
 
@@ -489,4 +487,3 @@ class LiveReplay(Protocol):
     def tail(self, session_id: SessionId) -> str:
         """The cursor of the stream's end, which begins here if there is none; LeaseStoreUnavailable."""
         ...
-

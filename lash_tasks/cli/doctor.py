@@ -111,7 +111,7 @@ def _redis(settings: Settings, stores: Stores) -> Finding:
     if settings.redis_url is None:
         return Finding("redis", Health.FAILED, "LASH_REDIS_URL is not set", "set it: workers need it for leases")
     try:
-        stores.leases.held("doctor")
+        stores.leases.held(["doctor"])
     except LeaseStoreUnavailable as error:
         return Finding("redis", Health.FAILED, error.sentence(), "check LASH_REDIS_URL and that the server runs")
     return Finding("redis", Health.OK, "answers")

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lash_tasks.domain.ids import fence_scope
+from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.ports import Doorbell
-from lash_tasks.stores.protocols import Pruning, Runnable, Slots, WorkStore
+from lash_tasks.stores.protocols import Leases, Pruning, Runnable, Slots, WorkStore
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class Maintenance:
     """The passes of one worker. It looks only for work of the agents it has the code for."""
 
     work: WorkStore
+    leases: Leases
     slots: Slots
     doorbell: Doorbell
     agents: Sequence[str]
@@ -47,6 +50,8 @@ class Maintenance:
         return self.work.prune(self.pruning)
 
     def _ring(self, found: Sequence[Runnable], again_ms: int) -> int:
+        """Ring where nobody is at work: the holder of a lease looks again by itself, and a dead one's lease expires."""
+        found = self._without_holder(found)
         if not found:
             return 0
         names = [f"rung:{one.session_id}:{one.turn_id or ''}" for one in found]
@@ -60,3 +65,11 @@ class Maintenance:
         if chosen:
             log.info("doorbells rung for waiting work", extra={"sessions": len(chosen)})
         return len(chosen)
+
+    def _without_holder(self, found: Sequence[Runnable]) -> Sequence[Runnable]:
+        scopes = {one.session_id: fence_scope(one.session_id) for one in found}
+        try:
+            held = self.leases.held(list(scopes.values()))
+        except LeaseStoreUnavailable:
+            return found
+        return [one for one in found if scopes[one.session_id] not in held]

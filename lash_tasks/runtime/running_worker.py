@@ -33,7 +33,7 @@ class RunningWorker:
         self.worker = worker
         self.sessions = SessionRunner(services, worker)
         self.maintenance = Maintenance(
-            services.work, services.slots, services.doorbell, tuple(services.agents), pruning
+            services.work, services.leases, services.slots, services.doorbell, tuple(services.agents), pruning
         )
         self._record = record
         self._drain_grace = drain_grace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lash_tasks.clock import Clock
 from lash_tasks.domain.ids import LeaseToken
@@ -42,6 +42,6 @@ class MemoryLeases:
                 self._holders.remove(scope)
             return True
 
-    def held(self, scope: str) -> bool:
+    def held(self, scopes: Collection[str]) -> frozenset[str]:
         with self._lock:
-            return self._holders.get(scope) is not None
+            return frozenset(scope for scope in scopes if self._holders.get(scope) is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from redis import Redis
 
@@ -37,6 +37,9 @@ class RedisLeases:
             self._scripts.release(self._keys.lease(scope), token)
         return True
 
-    def held(self, scope: str) -> bool:
+    def held(self, scopes: Collection[str]) -> frozenset[str]:
+        if not scopes:
+            return frozenset()
         with reaching_redis(self._client):
-            return bool(self._client.exists(self._keys.lease(scope)))
+            tokens = self._client.mget([self._keys.lease(scope) for scope in scopes])
+        return frozenset(scope for scope, token in zip(scopes, tokens, strict=True) if token is not None)

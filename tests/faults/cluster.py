@@ -112,14 +112,14 @@ class Cluster:
 
     @contextmanager
     def worker(
-        self, *arguments: str, pool: str = "threads", concurrency: int = 8, **environment: str
+        self, *arguments: str, pool: str = "threads", concurrency: int = 8, environment: Mapping[str, str] | None = None
     ) -> Iterator[WorkerProcess]:
         """A ready worker, killed at the end if the test has not ended it."""
         self._workers += 1
         name = f"w{self._workers}"
         options = ["-P", pool, "-c", str(concurrency), *arguments]
         log = self.directory / f"{name}.log"
-        with WorkerProcess(name, {**self.environment, **environment}, log, options) as process:
+        with WorkerProcess(name, {**self.environment, **(environment or {})}, log, options) as process:
             yield process.wait_until_ready()
 
     def client(self) -> Client:

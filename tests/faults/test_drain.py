@@ -33,7 +33,10 @@ def test_a_turn_that_fits_into_the_grace_ends_where_it_runs(cluster: Cluster, po
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_a_model_call_that_outlasts_the_grace_is_given_up_and_made_elsewhere(cluster: Cluster, pool: str) -> None:
     text = "long [stall 2]"
-    with cluster.worker(pool=pool, concurrency=2, LASH_DRAIN_GRACE="1") as one, cluster.client() as client:
+    with (
+        cluster.worker(pool=pool, concurrency=2, environment={"LASH_DRAIN_GRACE": "1"}) as one,
+        cluster.client() as client,
+    ):
         receipt = client.send("drain", text, agent="counter")
         wait_until(lambda: cluster.model_calls()[(text, 2)] == 1, 20, "the second model call")
         one.signal(signal.SIGTERM)

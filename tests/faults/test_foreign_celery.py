@@ -46,7 +46,7 @@ def send_foreign(cluster: Cluster, directory: Path, *messages: tuple[str, dict[s
 def test_a_foreign_celery_client_sends_and_the_turn_commits(cluster: Cluster, tmp_path: Path) -> None:
     message = {"session_id": "foreign", "text": "hello", "agent": "counter", "idempotency_key": "f-1"}
     backend = {"LASH_TEST_RESULT_BACKEND": str(cluster.settings.redis_url)}
-    with cluster.worker(**backend), cluster.client() as client:
+    with cluster.worker(environment=backend), cluster.client() as client:
         first, second = send_foreign(cluster, tmp_path, ("lash.send", message), ("lash.send", message))
         assert first["receipt"]["created"] is True
         assert second["receipt"] == {**first["receipt"], "created": False}
@@ -73,7 +73,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 def test_a_bad_message_is_refused_by_the_field_and_stores_nothing(cluster: Cluster, tmp_path: Path) -> None:
     backend = {"LASH_TEST_RESULT_BACKEND": str(cluster.settings.redis_url)}
-    with cluster.worker(**backend) as worker, cluster.client() as client:
+    with cluster.worker(environment=backend) as worker, cluster.client() as client:
         bad = [("lash.send", message) for _, message in BAD]
         for (field, _), result in zip(BAD, send_foreign(cluster, tmp_path, *bad), strict=True):
             assert result["error"].startswith(f"{field}: "), result

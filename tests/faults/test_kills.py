@@ -108,7 +108,7 @@ def test_a_kill_between_commit_and_the_next_claim_loses_nothing(
     """One worker dies right after a commit, with the session's lease in hand and more input waiting."""
     cluster.die_once.touch()
     at = {"LASH_TEST_DIE_AT": CrashPoint.AFTER_COMMIT.value}
-    with cluster.worker(**at), cluster.worker(**at), cluster.client() as client:
+    with cluster.worker(environment=at), cluster.worker(environment=at), cluster.client() as client:
         receipts = [client.send("kill", f"m{number}", agent="counter") for number in range(3)]
         wait_until(lambda: not cluster.die_once.exists(), 20, "a worker to die")
         killed = time.monotonic()

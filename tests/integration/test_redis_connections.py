@@ -45,7 +45,7 @@ def calls(server: redis.Redis, command: str) -> int:
 
 def answers(stores: RedisStores) -> bool:
     try:
-        stores.leases.held("session:a")
+        stores.leases.held(["session:a"])
     except LeaseStoreUnavailable:
         return False
     return True

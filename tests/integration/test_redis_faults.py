@@ -61,7 +61,7 @@ def refuse_every_verb(stores: RedisStores) -> None:
     with within(2), pytest.raises(LeaseStoreUnavailable):
         stores.leases.renew({SCOPE: OURS}, TTL_MS)
     with within(2), pytest.raises(LeaseStoreUnavailable):
-        stores.leases.held(SCOPE)
+        stores.leases.held([SCOPE])
     with within(2), pytest.raises(LeaseStoreUnavailable):
         stores.leases.release(SCOPE, OURS)
     with within(2):

@@ -1,0 +1,91 @@
+"""A worker may die at every named crash point of a turn, at each passing: what comes out is the same."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lash_tasks import Agent, ToolContext, tool
+from lash_tasks.clock import SystemClock
+from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.settings import Settings
+from lash_tasks.stores.sql import schema
+from tests.turns.stage import AGENT, DieAt, Model, Stage
+
+TEXTS = (
+    'two at once: call weather {"city": "Oslo"} call weather {"city": "Rome"}',
+    "only words",
+)
+REPEATED_EFFECT = {CrashPoint.AFTER_PERFORM}
+"""Where an effect was done and not recorded: there, and only there, it is done again."""
+
+
+class Run:
+    """One run of the two turns with a death somewhere, and all that can be seen of it."""
+
+    def __init__(self, settings: Settings, die_at: DieAt) -> None:
+        lock = threading.Lock()
+        self.tools: Counter[str] = Counter()
+        self.keys: set[tuple[str, str]] = set()
+
+        @tool
+        def weather(city: str, ctx: ToolContext) -> str:
+            """The weather in a city."""
+            with lock:
+                self.tools[city] += 1
+                self.keys.add((city, ctx.idempotency_key))
+            return f"rain in {city}"
+
+        self.model = Model()
+        agent = Agent(name=AGENT, model="test:test", instructions="Answer.", tools=[weather])
+        stage = Stage(settings, SystemClock(), [agent], self.model)
+        for text in TEXTS:
+            stage.send(text)
+        stage.run_all(die_at)
+        self.passed = die_at.passed
+        self.transcript = stage.transcript()
+        self.results = [_without_times(turn.result) for turn in stage.turns()]
+        self.rows = stage.row_counts()
+
+
+def _without_times(result: Any) -> Any:
+    return (result.turn_index, result.outcome, result.assistant_output, result.token_usage, _calls(result.tool_calls))
+
+
+def _calls(calls: Any) -> list[tuple[str, Any, Any]]:
+    return [(call.call_id, call.arguments, call.outcome.value) for call in calls]
+
+
+@pytest.mark.timeout(300)
+def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(
+    settings: Settings,
+) -> None:
+    fresh = _emptied(settings)
+    whole = Run(next(fresh), DieAt())
+    assert len(whole.results) == len(TEXTS)
+    never_passed = set(CrashPoint) - set(whole.passed) - {CrashPoint.AFTER_BEGUN, CrashPoint.AFTER_CHECKPOINT}
+    assert not never_passed
+
+    for point, passings in whole.passed.items():
+        for count in range(1, passings + 1):
+            died = Run(next(fresh), DieAt(point, count))
+            where = f"{point} passing {count}"
+            assert died.transcript == whole.transcript, where
+            assert died.results == whole.results, where
+            assert died.rows == whole.rows, where
+            assert len(died.keys) == len(whole.keys), "a call changed its idempotency key"
+            again = (died.model.asked - whole.model.asked).total() + (died.tools - whole.tools).total()
+            assert again == (point in REPEATED_EFFECT), where
+
+
+def _emptied(settings: Settings) -> Iterator[Settings]:
+    """The settings, each time with the database empty."""
+    url = settings.require_database_url()
+    while True:
+        yield settings
+        schema.downgrade(url)
+        schema.upgrade(url)
