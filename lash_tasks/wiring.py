@@ -43,7 +43,7 @@ from lash_tasks.tools.rounds import RoundExecutor
 
 DAY_MS = 86_400_000
 EMBEDDED_TURN_THREADS = 16
-TOOL_THREADS = 64
+ROUND_THREADS = 64
 FOREIGN_WRITES_SECONDS = 0.02
 
 Deps = Callable[[], AbstractContextManager[object]]
@@ -162,8 +162,8 @@ def open_worker(
         stores.close()
         raise
     registry = open_providers(settings, clock, providers)
-    tools = ToolDispatcher(agents, deps=deps, clock=clock, max_threads=TOOL_THREADS)
-    rounds = RoundExecutor(TOOL_THREADS)
+    tools = ToolDispatcher(agents, deps=deps, clock=clock)
+    rounds = RoundExecutor(ROUND_THREADS)
     services = RuntimeServices(
         clock=clock,
         turns=stores.turns,
