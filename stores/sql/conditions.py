@@ -6,6 +6,8 @@ parameter. The time is a scalar subquery: an index range takes no volatile funct
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ColumnElement, FromClause, ScalarSelect, exists, literal, or_, select
 
 from lash_tasks.domain.queue import BatchState
@@ -38,15 +40,15 @@ def has_no_turn(session_id: ColumnElement[str]) -> ColumnElement[bool]:
     return ~exists().where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
 
 
-def is_not_deleted(session_id: ColumnElement[str]) -> ColumnElement[bool]:
+def is_not_deleted(session_id: ColumnElement[str] | str) -> ColumnElement[bool]:
     return ~exists().where(sessions.c.id == session_id, sessions.c.deleted_at_ms.is_not(None))
 
 
-def head_of_line(session_id: ColumnElement[str] | str, now: ScalarSelect[int]) -> ScalarSelect[int]:
-    """The seq of the batch that decides what runs next in a session: the oldest ready one that is available."""
+def head_of_line(column: str, session_id: ColumnElement[str] | str, now: ScalarSelect[int]) -> ScalarSelect[Any]:
+    """A column of the batch that decides what runs next in a session: the oldest ready one that is available."""
     line = batches.alias("line")
     return (
-        select(line.c.seq)
+        select(line.c[column])
         .where(line.c.session_id == session_id, in_state(BatchState.READY, line), line.c.available_at_ms <= now)
         .order_by(line.c.seq)
         .limit(1)

@@ -37,9 +37,7 @@ class SqlWorkStore:
         unfinished = select(turns.c.turn_id, turns.c.agent, free.label("free")).where(
             turns.c.session_id == session_id, in_status(TurnStatus.RUNNING)
         )
-        head = select(batches.c.agent).where(
-            batches.c.seq == head_of_line(session_id, now_of(self._database)), is_not_deleted(batches.c.session_id)
-        )
+        head = select(head_of_line("agent", session_id, now_of(self._database))).where(is_not_deleted(session_id))
         with self._database.reading() as connection:
             turn = connection.execute(unfinished).one_or_none()
             if turn is not None:
@@ -69,7 +67,7 @@ class SqlWorkStore:
                 in_state(BatchState.READY),
                 batches.c.available_at_ms <= now - waiting_ms,
                 batches.c.agent.in_(agents),
-                batches.c.seq == head_of_line(batches.c.session_id, now),
+                batches.c.seq == head_of_line("seq", batches.c.session_id, now),
                 has_no_turn(batches.c.session_id),
                 is_not_deleted(batches.c.session_id),
             )
@@ -79,16 +77,14 @@ class SqlWorkStore:
 
     def due(self, agents: Sequence[str], since_ms: int, limit: int = 200) -> list[Runnable]:
         now = now_of(self._database)
-        head = batches.alias("head")
         return self._sessions(
             select(batches.c.session_id)
-            .join(head, head.c.seq == head_of_line(batches.c.session_id, now))
             .where(
                 in_state(BatchState.READY),
                 batches.c.available_at_ms > now - since_ms,
                 batches.c.available_at_ms <= now,
                 batches.c.available_at_ms > batches.c.enqueued_at_ms,
-                head.c.agent.in_(agents),
+                head_of_line("agent", batches.c.session_id, now).in_(agents),
                 has_no_turn(batches.c.session_id),
                 is_not_deleted(batches.c.session_id),
             )
