@@ -19,7 +19,7 @@ from lash_tasks.ports import Provider
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
-from lash_tasks.wiring import Deps, EmbeddedStack, WorkerParts, open_worker
+from lash_tasks.wiring import Deps, EmbeddedStack, WorkerParts, check_worker_settings, open_worker
 
 if TYPE_CHECKING:
     from lash_tasks.client import Client
@@ -94,14 +94,15 @@ class Lash:
         return self._worker
 
     def start_worker(self, queues: tuple[str, ...], *, runs_tasks: bool) -> None:
-        """Called in a Celery worker process. A prefork parent (`runs_tasks` False) opens nothing before it forks."""
-        if not runs_tasks:
-            return
-        if self.settings.dialect == "sqlite" and self.settings.database_url:
+        """Called in a Celery worker process. A prefork parent (`runs_tasks` False) checks, and keeps nothing open."""
+        if self.settings.dialect == "sqlite":
             raise ConfigurationError(
                 "Celery workers need a networked database; set LASH_DATABASE_URL to postgresql://…, "
                 "or run lash-tasks up for the embedded stack"
             )
+        if not runs_tasks:
+            check_worker_settings(self.settings)
+            return
         clock = SystemClock()
         with self._lock:
             self._worker = open_worker(

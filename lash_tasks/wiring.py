@@ -79,12 +79,7 @@ def open_client_parts(settings: Settings | None = None) -> ClientParts:
     settings = settings or Settings.from_environment()
     settings.require_database_url()
     clock = SystemClock()
-    stores = open_stores(settings, allow_memory_leases=True)
-    try:
-        schema.check(stores.database.engine)
-    except BaseException:
-        stores.close()
-        raise
+    stores = _open_current(settings, allow_memory_leases=True)
     broker_url = settings.effective_broker_url()
     app = create_celery("lash-client", broker_url) if broker_url else None
     doorbell: Doorbell = SilentDoorbell() if app is None else CeleryDoorbell(app, clock)
@@ -155,12 +150,7 @@ def open_worker(
 ) -> WorkerParts:
     """A worker process, not yet started. Raises ConfigurationError and SchemaBehind."""
     clock = clock or SystemClock()
-    stores = stores or open_stores(settings)
-    try:
-        schema.check(stores.database.engine)
-    except BaseException:
-        stores.close()
-        raise
+    stores = stores or _open_current(settings)
     registry = open_providers(settings, clock, providers)
     tools = ToolDispatcher(agents, deps=deps, clock=clock)
     rounds = RoundExecutor(ROUND_THREADS)
@@ -197,6 +187,22 @@ def open_worker(
     return WorkerParts(
         running=running, stores=stores, ingress=open_ingress(settings, stores, doorbell, clock), close=close
     )
+
+
+def check_worker_settings(settings: Settings) -> None:
+    """Raise what `open_worker` would refuse, and leave nothing open."""
+    _open_current(settings).close()
+
+
+def _open_current(settings: Settings, *, allow_memory_leases: bool = False) -> Stores:
+    """The stores, over a database whose schema is what this code needs."""
+    stores = open_stores(settings, allow_memory_leases=allow_memory_leases)
+    try:
+        schema.check(stores.database.engine)
+    except BaseException:
+        stores.close()
+        raise
+    return stores
 
 
 def _record(worker: WorkerId, queues: Sequence[str], clock: Clock) -> WorkerRecord:
