@@ -215,8 +215,8 @@ class TurnStore(Protocol):
 
         Raises the fence if and only if a turn is returned. An unfinished turn may be resumed when it was given up,
         when this worker holds it, or when its holder is no live worker. Otherwise the oldest available batch
-        decides: alone if exclusive, or with the run of its neighbours of one merge key, one agent and one context
-        (at most 64). The session row comes to be with its first turn. `attempt` counts up when the former holder
+        decides: alone if exclusive, or with the unbroken run of those behind it that are not exclusive either and
+        have its merge key, agent, context and `early` (at most 64; without a merge key: alone). The session row comes to be with its first turn. `attempt` counts up when the former holder
         died and the journal has nothing new since the last opening, starts again at 1 when it has, and stays after a
         giving up that was not a crash.
         """
@@ -227,12 +227,13 @@ class TurnStore(Protocol):
 
         First record wins: `begun` may become `done` once, under the same envelope; anything else on an existing
         key is `exists`. A row whose fence is not the session's current one is `fenced` and is not written. A write
-        that waited behind a take-over comes back fenced. A bad row fails alone.
+        that waited behind a take-over comes back fenced. A row with a value that the database cannot hold is
+        `refused` alone. Repeating the call after StoreUnavailable is safe: part of the rows may have been written.
         """
         ...
 
     def checkpoint(self, request: CheckpointRequest) -> CheckpointTaken | CheckpointRefused:
-        """Claim early batches that may join the turn and record the checkpoint with them, in one statement.
+        """Claim early batches that may join the turn and record the checkpoint with them, or neither.
 
         The oldest available ready batch decides: if it is not early, or of another agent or context, nothing
         joins. An exclusive one joins alone.
@@ -242,7 +243,7 @@ class TurnStore(Protocol):
     def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
         """Land the turn: nodes, usage, head revision + 1, stamp, result, consumed (or dead) batches.
 
-        Checked in the same statement: the fence, the head revision, that exactly `batch_ids` are claimed by the
+        Raises the fence, so that nothing of the turn can be written any more. Checked in the same statement: the fence, the head revision, that exactly `batch_ids` are claimed by the
         turn, that the turn is running, and with `refuse_if_joinable` that nothing may join. Idempotent: a repeat
         answers `already`.
         """

@@ -183,8 +183,9 @@ def _postgres_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
     asked = dict(options.get("connect_args", {}))
     in_url = url.normalized_query
     connect_args = {key: value for key, value in _POSTGRES_CONNECT.items() if key not in in_url}
-    theirs = [*in_url.get("options", ()), *([asked.pop("options")] if "options" in asked else [])]
-    connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *theirs])
+    theirs = asked.pop("options", "")
+    if theirs is not None:  # null asks for none at all: some poolers take none
+        connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *in_url.get("options", ()), theirs])
     defaults = {"pool_size": 10, "max_overflow": 10, "hide_parameters": True, "connect_args": connect_args}
     return _merged(defaults, {**options, "connect_args": asked})
 

@@ -322,6 +322,8 @@ def test_connections_take_our_settings_beneath_those_of_url_and_options(postgres
         postgres_url, connect_args={"application_name": "theirs", "options": "-cstatement_timeout=5s"}
     ) as database:
         assert settings(database) == ["theirs", "10s", "5s", '"$user", public']
+    with opened(postgres_url, connect_args={"options": None}) as database:
+        assert settings(database) == ["lash-tasks", "0", "0", '"$user", public']
 
 
 # ---------------------------------------------------------------- time
