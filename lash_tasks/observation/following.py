@@ -193,6 +193,7 @@ class _Follower:
             if activity.fence > self._place.fence:
                 yield from self._opened(activity, activity.turn_id)
             if activity.turn_id not in self._over:
+                self._turn = activity.turn_id
                 self._place = replace(self._place, live=event.cursor)
                 yield self._event(activity.type, activity.data, activity.turn_id)
         self._place = replace(self._place, live=event.cursor)
@@ -201,7 +202,6 @@ class _Follower:
         """A turn was opened: what committed before it comes first, then the reset if the turn is not new."""
         yield from self._look(activity.data.get("turn_index", math.inf) - 1)
         again = turn_id == self._turn or activity.data.get("resumed", False)
-        self._turn = turn_id
         self._place = replace(self._place, fence=activity.fence)
         if again and turn_id not in self._over:
             yield self._event(Marker.RESET, {"turn_id": turn_id, "attempt": activity.attempt}, turn_id)

@@ -58,8 +58,7 @@ class Listener:
         self._clock = sources.clock
         self._session_id = session_id
         self._stop = stop
-        self._pace = sources.pace
-        self._pauses = self._pace.pauses()
+        self._pauses = sources.pace.pauses()
         self._outage: Iterator[float] | None = None
         self._try_at = self._clock.monotonic()
         self.cursor = cursor
@@ -93,7 +92,6 @@ class Listener:
                 self._outage = None
                 self.cursor = found.cursor
                 if isinstance(found, LiveGap) or found.events:
-                    self._pauses = self._pace.pauses()
                     return found
         if self._outage is not None:
             seconds = min(at_most, next(self._outage))
