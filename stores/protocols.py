@@ -216,9 +216,9 @@ class TurnStore(Protocol):
         Raises the fence if and only if a turn is returned. An unfinished turn may be resumed when it was given up,
         when this worker holds it, or when its holder is no live worker. Otherwise the oldest available batch
         decides: alone if exclusive, or with the unbroken run of those behind it that are not exclusive either and
-        have its merge key, agent, context and `early` (at most 64; without a merge key: alone). The session row comes to be with its first turn. `attempt` counts up when the former holder
-        died and the journal has nothing new since the last opening, starts again at 1 when it has, and stays after a
-        giving up that was not a crash.
+        have its merge key, agent, context and `early` (at most 64; without a merge key alone). The session row
+        comes to be with its first turn. `attempt` counts up when the former holder died and the journal has nothing
+        new since the last opening, starts again at 1 when it has, and stays after a giving up that was not a crash.
         """
         ...
 
@@ -243,9 +243,9 @@ class TurnStore(Protocol):
     def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
         """Land the turn: nodes, usage, head revision + 1, stamp, result, consumed (or dead) batches.
 
-        Raises the fence, so that nothing of the turn can be written any more. Checked in the same statement: the fence, the head revision, that exactly `batch_ids` are claimed by the
-        turn, that the turn is running, and with `refuse_if_joinable` that nothing may join. Idempotent: a repeat
-        answers `already`.
+        Raises the fence, so that nothing of the turn can be written any more. Checked in the same statement: the
+        fence, the head revision, that exactly `batch_ids` are claimed by the turn, that the turn is running, and
+        with `refuse_if_joinable` that nothing may join. Idempotent: a repeat answers `already`.
         """
         ...
 
