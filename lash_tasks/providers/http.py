@@ -32,7 +32,7 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Answer:
-    """The answer to one POST. Its methods raise ProviderFailure and Interrupted, nothing else."""
+    """The answer to one POST. Its methods raise ProviderFailure and nothing else."""
 
     def __init__(self, response: httpx.Response, exchange: Exchange, translated: _Translator) -> None:
         self.status = response.status_code
@@ -92,13 +92,14 @@ class HttpClients:
         """Send `body` and hand out the answer as soon as its headers are there.
 
         Ends by `deadline` (of the clock's `monotonic`), and within a moment of `interrupt`, whatever the server
-        does. Raises ProviderFailure of kind timeout or transport, retryable, or Interrupted.
+        does. Raises ProviderFailure of kind timeout or transport, retryable; one that `interrupt` caused looks the
+        same, so the caller asks `interrupt` first.
         """
         interrupt.check()
         seat = self._seat()
         exchange = Exchange(self._clock, deadline)
         seat.line.exchange = exchange
-        translated = _Translator(exchange, interrupt, self._timeouts, url.host)
+        translated = _Translator(exchange, self._timeouts, url.host)
         unsubscribe = interrupt.on_set(exchange.call_off)
         try:
             with translated():
@@ -187,9 +188,8 @@ class _Body(httpx.SyncByteStream):
 class _Translator:
     """Turns what httpx and httpcore raise into what a provider raises."""
 
-    def __init__(self, exchange: Exchange, interrupt: Interrupt, timeouts: Timeouts, host: str) -> None:
+    def __init__(self, exchange: Exchange, timeouts: Timeouts, host: str) -> None:
         self._exchange = exchange
-        self._interrupt = interrupt
         self._timeouts = timeouts
         self._host = host
 
@@ -198,7 +198,6 @@ class _Translator:
         try:
             yield
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpx.HTTPError) as error:
-            self._interrupt.check()
             raise self._failure(error) from None
 
     def _failure(self, error: Exception) -> ProviderFailure:

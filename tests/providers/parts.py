@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
@@ -136,3 +137,16 @@ class ThreadedAnswer(threading.Thread):
         with connection:
             connection.recv(65536)
             connection.sendall(self._answer)
+
+
+@contextmanager
+def full_listener() -> Iterator[tuple[str, int]]:
+    """The address of a listener whose backlog is full: the kernel answers no further SYN."""
+    with ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address: tuple[str, int] = listener.getsockname()
+        for _ in range(4):
+            member = open_sockets.enter_context(socket.socket())
+            member.setblocking(False)
+            member.connect_ex(address)
+        yield address

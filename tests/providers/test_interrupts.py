@@ -22,7 +22,7 @@ from lash_tasks.providers.retrying import RetryPolicy
 from lash_tasks.runtime.interrupts import TurnInterrupt
 from lash_tasks.settings import Settings
 from tests.endpoint import ModelEndpoint, Reply, Seen, Step, delta, error_reply, text_reply
-from tests.providers.parts import RecordingStream, call_of, openai_at
+from tests.providers.parts import RecordingStream, call_of, full_listener, openai_at
 from tests.services import wait_until
 
 STALLED = Reply((delta(content="Hel"), Step.STALL))
@@ -188,22 +188,13 @@ def test_while_shaking_hands(open_both: Open) -> None:
 
 
 def test_while_connecting() -> None:
-    """A listener whose backlog is full: the kernel answers no further SYN."""
-    with socket.socket() as full, ModelEndpoint(lambda _: text_reply("again")) as endpoint:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        crowd = [socket.socket() for _ in range(4)]
-        for member in crowd:
-            member.setblocking(False)
-            member.connect_ex(full.getsockname())
-        provider = openai_at(f"http://127.0.0.1:{full.getsockname()[1]}/v1", clock=SystemClock())
+    with full_listener() as (host, port), ModelEndpoint(lambda _: text_reply("again")) as endpoint:
+        provider = openai_at(f"http://{host}:{port}/v1", clock=SystemClock())
         again = openai_at(endpoint.base_url)
         caller = Caller(provider, again)
         wait_until(_connecting, 5, "the connection attempt")
         assert caller.cancel() < 1
         assert caller.next_text == (TextPart("again"),)
-        for member in crowd:
-            member.close()
     wait_until(lambda: not _connecting(), 10, "the attempt that was left behind to end")
     provider.close()
     again.close()
@@ -247,6 +238,29 @@ def test_while_looking_the_name_up(monkeypatch: pytest.MonkeyPatch) -> None:
         with closing(again):
             assert again.complete(call_of(), RecordingStream(), TurnInterrupt(SystemClock())).parts == (TextPart("a"),)
         provider.close()
+
+
+def test_a_call_that_has_ended_leaves_no_callback_behind(open_both: Open) -> None:
+    class Counting(TurnInterrupt):
+        subscribed = 0
+
+        def on_set(self, callback: Callable[[], None]) -> Callable[[], None]:
+            unsubscribe = super().on_set(callback)
+            self.subscribed += 1
+
+            def leave() -> None:
+                self.subscribed -= 1
+                unsubscribe()
+
+            return leave
+
+    _, provider = open_both(lambda text: STALLED if text == "stall" else text_reply("a"))
+    interrupt = Counting(SystemClock())
+    provider.complete(call_of(), RecordingStream(), interrupt)
+    assert interrupt.subscribed == 0
+    with pytest.raises(ProviderFailure):
+        provider.complete(call_of("stall", timeout_seconds=0.2), RecordingStream(), interrupt)
+    assert interrupt.subscribed == 0
 
 
 def test_a_late_callback_does_not_touch_the_next_call(open_both: Open) -> None:

@@ -13,12 +13,12 @@ from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import ProviderFailure
-from lash_tasks.providers import http, sse
+from lash_tasks.providers import http, openai, sse
 from lash_tasks.providers.http import Timeouts
 from lash_tasks.providers.retrying import RetryPolicy
 from lash_tasks.runtime.interrupts import TurnInterrupt
 from tests.endpoint import DONE, ModelEndpoint, Reply, Step, delta, error_reply, event, json_reply, text_reply
-from tests.providers.parts import KEY, RecordingStream, ThreadedAnswer, ask, call_of, openai_at
+from tests.providers.parts import KEY, RecordingStream, ThreadedAnswer, ask, call_of, full_listener, openai_at
 
 STOP = delta(finish_reason="stop")
 HTML = {"Content-Type": "text/html; charset=utf-8"}
@@ -123,10 +123,11 @@ def test_a_broken_answer_is_a_failure(reply: Reply, expected: tuple[str, str, bo
     assert outline(failure_from(reply)) == expected
 
 
-def test_an_error_whose_body_stalls_or_breaks_is_told_by_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    for step in (Step.STALL, Step.CUT):
-        reply = Reply((b'{"error": ', step), 503, {"Content-Type": "application/json"})
-        assert outline(failure_from(reply, timeouts=QUICK)) == ("503", "http", True)
+@pytest.mark.parametrize("step", [Step.STALL, Step.CUT])
+def test_an_error_whose_body_does_not_end_is_told_by_its_status(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "ERROR_BODY_SECONDS", 0.1)
+    reply = Reply((b'{"error": ', step), 503, {"Content-Type": "application/json"})
+    assert outline(failure_from(reply)) == ("503", "http", True)
 
 
 def test_what_was_whole_when_the_stream_broke_counts() -> None:
@@ -194,6 +195,14 @@ def test_nobody_listens() -> None:
     assert outline(caught.value) == ("connection_failed", "transport", True)
 
 
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ModelEndpoint(Replies(text_reply("a"))) as endpoint, full_listener() as silent:
+        port = int(endpoint.base_url.split(":")[2].removesuffix("/v1"))
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in (silent, ("127.0.0.1", port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        assert ask(endpoint, timeouts=Timeouts(connect_seconds=1.0)).parts == (TextPart("a"),)
+
+
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70 + ".invalid"])
 def test_nobody_of_that_name(host: str) -> None:
     provider = openai_at(f"http://{host}/v1")
@@ -241,7 +250,7 @@ def test_a_base_url_that_cannot_be_used_is_refused(url: str) -> None:
     ],
 )
 def test_the_key_is_in_no_failure_and_no_log(reply: Reply, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     with ModelEndpoint(Replies(reply)) as endpoint:
         provider = openai_at(endpoint.base_url, policy=RetryPolicy())
         with pytest.raises(ProviderFailure) as caught:
