@@ -82,7 +82,7 @@ class Lash:
 
     def _register_tasks(self, **_: Any) -> None:
         # By name, because the tasks stand above the application that they belong to.
-        importlib.import_module("lash_tasks.tasks").register(self._celery, self)
+        importlib.import_module("lash_tasks.tasks").register(self._celery, lambda: self.worker)
 
     @property
     def worker(self) -> WorkerParts:

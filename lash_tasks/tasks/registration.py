@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import celery
 from celery.exceptions import Reject
 
-from lash_tasks.app import Lash
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.errors import LashError, StoreUnavailable
 from lash_tasks.queues import ROUTES, Task
 from lash_tasks.runtime.ingress import CancelRequest, SendRequest
+from lash_tasks.wiring import WorkerParts
 
 DOORBELL: dict[str, Any] = {"acks_late": False, "ignore_result": True, "serializer": "json", "max_retries": 0}
 INGRESS: dict[str, Any] = {
@@ -29,45 +29,45 @@ INGRESS: dict[str, Any] = {
 UNAVAILABLE_PAUSE_SECONDS = 1.0
 
 
-def register(app: celery.Celery, lash: Lash) -> None:
-    """Register the `lash.*` tasks of `lash` on `app`. Idempotent."""
+def register(app: celery.Celery, worker: Callable[[], WorkerParts]) -> None:
+    """Register the `lash.*` tasks on `app`; `worker` gives the worker of the process they run in. Idempotent."""
 
     @app.task(name=Task.RUN_SESSION.value, queue=ROUTES[Task.RUN_SESSION].value, **DOORBELL)
     def run_session(session_id: str) -> str:
-        return lash.worker.running.sessions.run(SessionId(session_id)).value
+        return worker().running.sessions.run(SessionId(session_id)).value
 
     @app.task(name=Task.RESUME_TURN.value, queue=ROUTES[Task.RESUME_TURN].value, **DOORBELL)
     def resume_turn(session_id: str, turn_id: str) -> str:
         # The turn's id is for those who watch; what the session needs next is decided when it is opened.
-        return lash.worker.running.sessions.run(SessionId(session_id)).value
+        return worker().running.sessions.run(SessionId(session_id)).value
 
     @app.task(name=Task.SEND.value, bind=True, queue=ROUTES[Task.SEND].value, **INGRESS)
     def send(self: Any, **kwargs: Any) -> dict[str, Any]:
         with _at_the_door():
             request = SendRequest.parse(kwargs)
-            accepted = lash.worker.ingress.accept(request, default_source_key=f"celery:{self.request.id}")
+            accepted = worker().ingress.accept(request, default_source_key=f"celery:{self.request.id}")
         return {"session_id": accepted.session_id, "input_id": accepted.id, "created": accepted.created}
 
     @app.task(name=Task.CANCEL.value, queue=ROUTES[Task.CANCEL].value, **INGRESS)
     def cancel(**kwargs: Any) -> dict[str, Any]:
         with _at_the_door():
-            return lash.worker.ingress.cancel(CancelRequest.parse(kwargs)).as_json()
+            return worker().ingress.cancel(CancelRequest.parse(kwargs)).as_json()
 
     @app.task(name=Task.RESCUE.value, queue=ROUTES[Task.RESCUE].value, **DOORBELL)
     def rescue() -> int:
-        return lash.worker.running.maintenance.rescue()
+        return worker().running.maintenance.rescue()
 
     @app.task(name=Task.SWEEP.value, queue=ROUTES[Task.SWEEP].value, **DOORBELL)
     def sweep() -> int:
-        return lash.worker.running.maintenance.sweep()
+        return worker().running.maintenance.sweep()
 
     @app.task(name=Task.WAKE_DUE.value, queue=ROUTES[Task.WAKE_DUE].value, **DOORBELL)
     def wake_due() -> int:
-        return lash.worker.running.maintenance.wake_due()
+        return worker().running.maintenance.wake_due()
 
     @app.task(name=Task.PRUNE.value, queue=ROUTES[Task.PRUNE].value, **DOORBELL)
     def prune() -> int:
-        return lash.worker.running.maintenance.prune()
+        return worker().running.maintenance.prune()
 
 
 class Refused(Exception):
