@@ -14,12 +14,13 @@ from celery import signals
 from lash_tasks.celery import create_celery, install
 from lash_tasks.clock import SystemClock
 from lash_tasks.dispatch import CeleryDoorbell
+from lash_tasks.embedded import EmbeddedStack
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import Provider
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
-from lash_tasks.wiring import Deps, EmbeddedStack, WorkerParts, check_worker_settings, open_worker
+from lash_tasks.wiring import Deps, WorkerParts, check_worker_settings, open_worker
 
 if TYPE_CHECKING:
     from lash_tasks.client import Client
@@ -133,14 +134,15 @@ class Lash:
         """Start the embedded stack. Raises ConfigurationError when another process has its database."""
         with self._lock:
             if self._stack is None:
-                self._stack = EmbeddedStack(
-                    self.settings.embedded(),
+                stack = EmbeddedStack(
+                    self.settings,
                     agents=self.agents,
                     providers=self.providers,
                     deps=self.deps,
                     reached=self._reached,
                 )
-                self._stack.start()
+                stack.start()
+                self._stack, self._client = stack, None
         return self
 
     def stop(self) -> None:
@@ -166,7 +168,7 @@ class Lash:
             if self._client is None and self._stack is not None:
                 self._client = client_class.from_parts(self._stack.client_parts)
             elif self._client is None:
-                self._client = client_class(self.settings)
+                self._client = client_class(self.settings.embedded() if self.embedded else self.settings)
             return self._client
 
 

@@ -67,8 +67,9 @@ class Settings(BaseModel):
         return self.database_url
 
     def embedded(self) -> Settings:
-        """These settings with the embedded database where none is set."""
-        return self if self.database_url else self.model_copy(update={"database_url": EMBEDDED_DATABASE_URL})
+        """These settings for the embedded wiring: its database where none is set, and no Redis and no broker."""
+        url = self.database_url or EMBEDDED_DATABASE_URL
+        return self.model_copy(update={"database_url": url, "redis_url": None, "broker_url": None})
 
     def effective_broker_url(self) -> str | None:
         return self.broker_url or self.redis_url

@@ -1,37 +1,29 @@
-"""The one composition root: which classes stand behind the Protocols, for clients, workers and the embedded stack."""
+"""The composition root: which classes stand behind the Protocols, for clients and for workers."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import socket
-import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import IO, Any
 
 import celery
-from sqlalchemy.engine import make_url
 
 from lash_tasks.celery import create_celery
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.dispatch import CeleryDoorbell, SilentDoorbell
 from lash_tasks.domain.ids import LeaseToken, WorkerId
-from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import Doorbell, Provider
 from lash_tasks.providers import open_providers
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import Ingress
-from lash_tasks.runtime.local import LocalDoorbell
 from lash_tasks.runtime.running_worker import RunningWorker
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.session_runner import in_turn
-from lash_tasks.runtime.ticker import Periodic
 from lash_tasks.runtime.worker import Worker
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores, open_stores
@@ -42,9 +34,7 @@ from lash_tasks.tools.dispatch import ToolDispatcher
 from lash_tasks.tools.rounds import RoundExecutor
 
 DAY_MS = 86_400_000
-EMBEDDED_TURN_THREADS = 16
 ROUND_THREADS = 64
-FOREIGN_WRITES_SECONDS = 0.02
 
 Deps = Callable[[], AbstractContextManager[object]]
 
@@ -78,6 +68,8 @@ def open_client_parts(settings: Settings | None = None) -> ClientParts:
     """Parts for a service that sends and reads. ConfigurationError and SchemaBehind come now, not at the first call."""
     settings = settings or Settings.from_environment()
     settings.require_database_url()
+    if settings.dialect == "sqlite":
+        settings = settings.embedded()
     clock = SystemClock()
     stores = _open_current(settings, allow_memory_leases=True)
     broker_url = settings.effective_broker_url()
@@ -225,117 +217,3 @@ def _pruning(settings: Settings) -> Pruning:
         keys_after_ms=round(settings.key_retention_days * DAY_MS),
         journals_after_ms=None if keep is None else round(keep * DAY_MS),
     )
-
-
-# ---------------------------------------------------------------- the embedded stack
-
-
-class EmbeddedStack:
-    """Everything in one process on one SQLite file. One process at a time: a file lock says so."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        agents: Mapping[str, Agent],
-        providers: Mapping[str, Provider],
-        deps: Deps | None,
-        threads: int = EMBEDDED_TURN_THREADS,
-        reached: Callable[[CrashPoint], None] = nothing_happens,
-    ) -> None:
-        url = settings.require_database_url()
-        if settings.dialect != "sqlite":
-            raise ConfigurationError(
-                "the embedded stack is one process on SQLite; for Postgres start Celery workers, "
-                "or set LASH_DATABASE_URL to sqlite:///…"
-            )
-        self._path = Path(make_url(url).database or "")
-        self._lock = _lock(self._path)
-        self._threads = threads
-        self._stopped = False
-        try:
-            schema.upgrade(url)
-            self._clock = SystemClock()
-            self._doorbell = LocalDoorbell()
-            self._stores = open_stores(settings)
-            self._parts = open_worker(
-                settings,
-                agents=agents,
-                providers=providers,
-                deps=deps,
-                doorbell=self._doorbell,
-                queues=("embedded",),
-                stores=self._stores,
-                clock=self._clock,
-                reached=reached,
-            )
-        except BaseException:
-            self._lock.close()
-            raise
-        self.client_parts = client_parts(settings, self._stores, self._doorbell, self._clock, close=lambda: None)
-        self.running = self._parts.running
-
-    def start(self) -> None:
-        """Bury the former owner, take up what it left, and answer doorbells."""
-        for record in self._stores.fleet.workers():
-            # Holding the lock proves that its process is dead, so its turns need not wait for a TTL.
-            self._stores.fleet.leave(record.worker, crashed=True)
-        self._doorbell.answer(self.running.sessions.run, self._threads)
-        foreign = _ForeignWrites(self._path, self._look_for_work)
-        self.running.start(
-            tick=True, extra=(Periodic("foreign-writes", FOREIGN_WRITES_SECONDS, foreign.look, self._clock),)
-        )
-        self._look_for_work()
-
-    def stop(self) -> None:
-        """Drain, end the threads, close the files, release the lock. Idempotent."""
-        if self._stopped:
-            return
-        self._stopped = True
-        self.running.drain()
-        self._doorbell.close()
-        self._parts.close()
-        self._lock.close()
-
-    def _look_for_work(self) -> None:
-        """Ring for everything that waits; the local doorbell does not mind being rung twice."""
-        agents = tuple(self.running.services.agents)
-        for runnable in [*self._stores.work.abandoned(agents), *self._stores.work.ready(agents)]:
-            self._doorbell.ring_session(runnable.session_id)
-
-
-class _ForeignWrites:
-    """Notices what other processes commit to the SQLite file: a look costs microseconds."""
-
-    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
-        self._path = path
-        self._changed = changed
-        self._connection: sqlite3.Connection | None = None
-        self._seen: Any = None
-
-    def look(self) -> None:
-        if self._connection is None:
-            self._connection = sqlite3.connect(self._path, check_same_thread=False)
-        (data_version,) = self._connection.execute("PRAGMA data_version").fetchone()
-        if data_version != self._seen:
-            self._seen = data_version
-            self._changed()
-
-
-def _lock(database: Path) -> IO[str]:
-    """Lock `<database>.lock` for this process; ConfigurationError if another one has it."""
-    database.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(f"{database}.lock", "a+", encoding="utf-8")  # noqa: SIM115 - it is held while the stack lives
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.seek(0)
-        owner = handle.read().strip() or "another process"
-        handle.close()
-        raise ConfigurationError(
-            f"{database} is in use by process {owner}; stop it, or set LASH_DATABASE_URL to another file"
-        ) from None
-    handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
-    return handle
