@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import services
+
+
+def pytest_configure() -> None:
+    """End at SIGTERM as at Ctrl-C: with the fixtures undone, so that no server and no database stays behind."""
+    signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("SIGTERM", returncode=128 + number))
 
 
 @pytest.fixture(scope="session")
