@@ -311,16 +311,15 @@ class Beat:
     """Turns of this worker that somebody cancelled."""
     foreign: frozenset[tuple[SessionId, TurnId]] = frozenset()
     """Turns that it drives and that another worker has taken or that are over."""
+    idle: frozenset[tuple[SessionId, TurnId, int]] = frozenset()
+    """Turns that SQL says it holds and that it did not say it drives, with their fences."""
 
 
 class Fleet(Protocol):
     """Which workers live and what they have the code for."""
 
     def beat(self, worker: WorkerRecord, driving: Mapping[tuple[SessionId, TurnId], int]) -> Beat:
-        """Say that this worker lives. `driving` maps the turns it drives to their fences.
-
-        Turns that SQL says it holds and that are not in `driving` are given up (uncounted).
-        """
+        """Say that this worker lives. `driving` maps the turns it drives to their fences. Changes no turn."""
         ...
 
     def leave(self, worker: WorkerId, *, crashed: bool = False) -> None:

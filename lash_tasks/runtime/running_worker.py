@@ -38,7 +38,7 @@ class RunningWorker:
         self._record = record
         self._drain_grace = drain_grace
         self._keeper = LeaseKeeper(worker, services.leases, services.lease_ttl_ms)
-        self._beat = WorkerBeat(worker, services.fleet, record)
+        self._beat = WorkerBeat(worker, services.fleet, services.turns, record)
         self._threads: list[Periodic] = []
         self._lock = threading.Lock()
         self._stopped = False

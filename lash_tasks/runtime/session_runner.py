@@ -31,7 +31,7 @@ from lash_tasks.runtime.journal import TurnJournal, patiently
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
 from lash_tasks.runtime.services import RuntimeServices
-from lash_tasks.runtime.worker import Engagement, Worker
+from lash_tasks.runtime.worker import Doing, Engagement, Worker
 from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, OpenedTurn, OpenRequest, TurnCommit
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,8 @@ class SessionRunner:
         )
         if isinstance(opened, NotOpened):
             return RunVerdict.BUSY if opened is NotOpened.HOLDER_LIVES else RunVerdict.NOTHING
-        engagement.turn_id, engagement.fence = opened.intent.turn_id, opened.fence
+        engagement.fence = opened.fence
+        engagement.turn_id = opened.intent.turn_id  # last: from here on the keeper and the beat count on the fence
         self._services.reached(CrashPoint.AFTER_OPEN)
         extra = {"session_id": session_id, "turn_id": opened.intent.turn_id, "attempt": opened.attempt}
         log.info("turn resumed" if opened.resumed else "turn started", extra=extra)
@@ -195,6 +196,7 @@ class SessionRunner:
             result=encode(AssembledTurn, result.turn),
             dead_reason=ErrorCode.ATTEMPTS_EXHAUSTED.value if exhausted else None,
         )
+        engagement.doing = Doing.COMMIT
         return patiently(lambda: self._services.turns.commit(commit), self._services.clock, engagement.interrupt)
 
     def _committed(self, verdict: Committed | CommitRefused, result: TurnResult, live: LivePublisher) -> RunVerdict:
@@ -224,6 +226,7 @@ class SessionRunner:
 
     def _release(self, engagement: Engagement) -> bool:
         """Whether the lease is certainly gone. If not, it expires and the sweep looks instead of us."""
+        engagement.leaving = True
         try:
             return self._services.leases.release(engagement.scope, engagement.token)
         except LeaseStoreUnavailable:

@@ -20,6 +20,7 @@ class Doing(StrEnum):
     NOTHING = "nothing"
     MODEL_CALL = "model_call"
     TOOLS = "tools"
+    COMMIT = "commit"
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Engagement:
     doing: Doing = Doing.NOTHING
     deadline: float | None = None
     """Monotonic seconds after which the effect in flight counts as stuck."""
+    leaving: bool = False
+    """The lease is being let go, or is gone: it must not be renewed any more."""
 
     @property
     def scope(self) -> str:

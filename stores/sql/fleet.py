@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from sqlalchemy import Connection, Update, delete, exists, func, select, text, tuple_, update
+from sqlalchemy import Connection, Update, bindparam, delete, exists, func, select, text, tuple_, update
 
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import canonical, decode, encode, parse
@@ -48,11 +49,10 @@ class SqlFleet:
         }
         with self._database.transaction() as connection:
             connection.execute(text(_SEEN.format(now=self._database.now_sql)), row)
-            idle = _held_by(worker.worker)
-            if driving:
-                idle = idle.where(_TURN.not_in(list(driving)))
-            connection.execute(idle.values(holder=None))
-            return _news(connection, driving) if driving else Beat()
+            held = connection.execute(_HELD, {"worker": worker.worker})
+            turns_held = frozenset((SessionId(row.session_id), TurnId(row.turn_id), row.fence) for row in held)
+            idle = frozenset(turn for turn in turns_held if turn[:2] not in driving)
+            return replace(_news(connection, driving) if driving else Beat(), idle=idle)
 
     def leave(self, worker: WorkerId, *, crashed: bool = False) -> None:
         with self._database.transaction() as connection:
@@ -105,6 +105,11 @@ class SqlFleet:
             raise NotFound("agent snapshot", f"{name}@{ref}")
         snapshot: AgentSnapshot = decode(AgentSnapshot, found)
         return snapshot
+
+
+_HELD = select(turns.c.session_id, turns.c.turn_id, turns.c.fence).where(
+    in_status(TurnStatus.RUNNING), turns.c.holder == bindparam("worker")
+)
 
 
 def _held_by(worker: WorkerId) -> Update:

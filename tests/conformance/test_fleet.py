@@ -142,17 +142,18 @@ def test_a_turn_that_is_over_or_gone_is_foreign(scene: Scene, fleet: SqlFleet) -
     assert fleet.beat(record(ALICE), {**driven(over), gone: 1}) == Beat(foreign=keys(over) | {gone})
 
 
-def test_turns_that_it_holds_and_does_not_drive_are_given_up_uncounted(scene: Scene, fleet: SqlFleet) -> None:
+def test_turns_that_it_holds_and_does_not_drive_are_told_with_their_fences_and_left_alone(
+    scene: Scene, fleet: SqlFleet
+) -> None:
     scene.send()
     scene.send(session_id=OTHER_SESSION)
-    kept, lost = scene.open(ALICE), scene.open(ALICE, session_id=OTHER_SESSION)
-    assert fleet.beat(record(ALICE), driven(kept)) == Beat()
-    assert (holder(scene, SESSION), holder(scene, OTHER_SESSION)) == (ALICE, None)
-    resumed = scene.open(BOB, session_id=OTHER_SESSION)
-    assert (resumed.attempt, resumed.fence) == (1, lost.fence + 1)
-
-    assert fleet.beat(record(ALICE), {}) == Beat()
-    assert (holder(scene, SESSION), holder(scene, OTHER_SESSION)) == (None, BOB)
+    driving, idle = scene.open(ALICE), scene.open(ALICE, session_id=OTHER_SESSION)
+    before = scene.rows(tables.turns)
+    told = (OTHER_SESSION, idle.intent.turn_id, idle.fence)
+    assert fleet.beat(record(ALICE), driven(driving)) == Beat(idle=frozenset({told}))
+    assert scene.rows(tables.turns) == before
+    scene.store.give_up(*told, crashed=False)
+    assert fleet.beat(record(ALICE), driven(driving)) == Beat()
 
 
 def test_a_beat_touches_no_turn_of_another_worker(scene: Scene, fleet: SqlFleet) -> None:
