@@ -92,7 +92,7 @@ class WorkerBeat:
         self._idle = idle
 
     def _dismiss_stuck_turns(self) -> list[tuple[SessionId, TurnId, int]]:
-        """Turns past their effect's deadline: no longer renewed, for another worker to take; their threads are fenced."""
+        """Turns past their effect's deadline: another worker may take them, and their threads are fenced."""
         now = self._worker.clock.monotonic()
         stuck = []
         for one in self._worker.engagements():
