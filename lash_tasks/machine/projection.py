@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import canonical, parse_object
 from lash_tasks.domain.messages import (
@@ -16,6 +19,7 @@ from lash_tasks.domain.messages import (
 )
 from lash_tasks.machine.requests import ModelMessage, ModelRequest
 
+_NOT_IN_A_TOOL_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _PREFIX = {Role.SYSTEM: "Runtime note:\n", Role.EVENT: "Runtime event:\n"}
 
 
@@ -38,9 +42,16 @@ def _project_part(role: Role, part: Part) -> Part | None:
         case ReasoningPart():
             return part if part.replay is not None else None
         case ToolCallPart():
-            return ToolCallPart(part.call_id, part.tool, _sendable_arguments(part.arguments))
-        case ImagePart() | ToolResultPart():
+            return ToolCallPart(part.call_id, _sendable_name(part.tool), _sendable_arguments(part.arguments))
+        case ToolResultPart():
+            return replace(part, tool=_sendable_name(part.tool))
+        case ImagePart():
             return part
+
+
+def _sendable_name(tool: str) -> str:
+    """A name that any provider takes back. A model may have made one up that would get the session refused for good."""
+    return _NOT_IN_A_TOOL_NAME.sub("_", tool)[:64] or "_"
 
 
 def _sendable_arguments(arguments: str) -> str:
