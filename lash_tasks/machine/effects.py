@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.codec import JsonValue
 from lash_tasks.domain.ids import CallId, ReplayKey
 from lash_tasks.domain.journal import Envelope
 from lash_tasks.domain.queue import JoinedInput
@@ -48,7 +48,8 @@ class PlannedCall:
     index: int
     call_id: CallId
     tool: str
-    arguments: JsonObject
+    arguments: JsonValue
+    """An object; in a call that is settled because they are none, the model's own text."""
     key: ReplayKey
     idempotency_key: str
     envelope: Envelope

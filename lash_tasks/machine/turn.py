@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import digest, parse_object, to_json
+from lash_tasks.domain.codec import JsonValue, digest, parse_object, to_json
 from lash_tasks.domain.ids import (
     BatchId,
     CallId,
@@ -38,7 +38,6 @@ from lash_tasks.domain.messages import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    unanswered_calls,
 )
 from lash_tasks.domain.turns import (
     FailureClass,
@@ -179,15 +178,14 @@ def _after_model(turn: Turn, call: CallModel, reply: ModelReturned) -> Step:
 
 
 def _answer(turn: Turn, response: ModelResponse) -> Step:
-    text = joined_text(response)
-    reasoning = any(isinstance(part, ReasoningPart) for part in response.parts)
-    if text.strip() or reasoning:
-        turn = _add(turn, Role.ASSISTANT, _worth_keeping(response.parts))
+    parts = _worth_keeping(response.parts)
+    if parts:
+        turn = _add(turn, Role.ASSISTANT, parts)
     elif not _ends_with_tool_results(turn):
         message = "LLM error: the model answered with nothing"
         issue = _issue(IssueKind.LLM_PROVIDER, ErrorCode.EMPTY_RESPONSE, message)
         return _stop(turn, StopKind.PROVIDER_ERROR, issue)
-    return _checkpoint(replace(turn, held=finished(text)), CheckpointKind.BEFORE_COMPLETION)
+    return _checkpoint(replace(turn, held=finished(joined_text(response))), CheckpointKind.BEFORE_COMPLETION)
 
 
 def _cut_short(turn: Turn, response: ModelResponse, kind: StopKind) -> Step:
@@ -219,7 +217,7 @@ def _run_tools(turn: Turn, response: ModelResponse) -> Step:
 
 def _plan(turn: Turn, round_key: ReplayKey, index: int, call: ToolCallPart) -> PlannedCall:
     settled: ToolOutcome | None = None
-    arguments = {}
+    arguments: JsonValue = call.arguments
     try:
         arguments = parse_object(call.arguments)
     except ValueError as error:
@@ -269,6 +267,7 @@ def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointP
 
 
 def _halt(turn: Turn, reply: TurnHalted) -> Step:
+    """End the turn from outside, with no tool call left unanswered in the history (effects §17)."""
     if isinstance(turn.waiting, RunTools):
         done = dict(reply.outcomes)
         turn = _add_results(turn, turn.waiting, [done.get(call.index, call.settled) for call in turn.waiting.calls])
@@ -305,11 +304,7 @@ def _checkpoint(turn: Turn, kind: CheckpointKind) -> Step:
 
 
 def _stop(turn: Turn, kind: StopKind, issue: TurnIssue | None = None) -> Step:
-    """End the turn without an answer, with no tool call left unanswered in the history (effects §17)."""
-    dangling = unanswered_calls(turn.added)
-    if dangling:
-        results = tuple(_result_part(call.call_id, call.tool, tool_cancelled()) for call in dangling)
-        turn = _add(turn, Role.USER, results)
+    """End the turn without an answer."""
     issues = turn.issues if issue is None else (*turn.issues, issue)
     return _finish(replace(turn, issues=issues, outcome=stopped(kind)))
 
@@ -367,10 +362,10 @@ def _ends_with_tool_results(turn: Turn) -> bool:
 
 
 def joined_text(response: ModelResponse) -> str:
-    """The text parts with at least one blank line between two of them (effects §12)."""
+    """The text parts that are not blank, with at least one blank line between two of them (effects §12)."""
     text = ""
     for part in response.parts:
-        if isinstance(part, TextPart) and part.text:
+        if isinstance(part, TextPart) and part.text.strip():
             newlines = len(text) - len(text.rstrip("\n")) + len(part.text) - len(part.text.lstrip("\n"))
             text += "\n" * max(0, 2 - newlines) * bool(text) + part.text
     return text
