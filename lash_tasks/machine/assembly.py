@@ -60,7 +60,7 @@ def assemble(
     safe = safe_text(raw)
     issues = turn.issues
     if turn.outcome is None and policy.treat_missing_done_as_failure:
-        missing = TurnIssue(IssueKind.RUNTIME, ErrorCode.MISSING_DONE, "the turn ended without an outcome")
+        missing = TurnIssue(IssueKind.RUNTIME, ErrorCode.MISSING_DONE.value, "the turn ended without an outcome")
         issues = (*issues, missing)
     outcome = select_outcome(turn.outcome, issues, safe, tool_failed=_any_tool_failed(turn))
     assembled = AssembledTurn(
@@ -81,7 +81,7 @@ def assemble(
         nodes=chain(turn.added, leaf),
         usage=turn.usage,
         batch_ids=(*turn.intent.batch_ids, *turn.joined),
-        stamp=_stamp(outcome, turn.added),
+        stamp=_stamp(turn.intent.turn_index, outcome, turn.added),
     )
 
 
@@ -102,7 +102,7 @@ def select_outcome(
 
 def safe_text(raw: str) -> str:
     """Each line trimmed at its right, the whole trimmed; nothing when it is only a traceback."""
-    text = "\n".join(line.rstrip() for line in raw.splitlines()).strip()
+    text = "\n".join(line.rstrip() for line in raw.split("\n")).strip()
     return "" if is_traceback_only(text) else text
 
 
@@ -134,7 +134,7 @@ def _any_tool_failed(turn: Turn) -> bool:
     return any(call.outcome.status is ToolStatus.FAILURE for call in turn.calls)
 
 
-def _stamp(outcome: TurnOutcome, messages: tuple[Message, ...]) -> str:
-    """Digest of the semantic content alone: no ids, no times, no claims (sessions §9.4, W45)."""
+def _stamp(turn_index: int, outcome: TurnOutcome, messages: tuple[Message, ...]) -> str:
+    """Digest of the semantic content alone: no message ids, no times, no claims (sessions §9.4, W45)."""
     content = [{"role": message.role.value, "parts": to_json(Message, message)["parts"]} for message in messages]
-    return digest({"outcome": to_json(TurnOutcome, outcome), "messages": content})
+    return digest({"turn_index": turn_index, "outcome": to_json(TurnOutcome, outcome), "messages": content})
