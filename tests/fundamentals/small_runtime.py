@@ -1,0 +1,139 @@
+"""The runtime in a page: the machine gives orders, each is answered from the journal or performed and recorded first.
+
+The real one (`lash_tasks/runtime`) adds what this leaves out: SQL, leases, cancels, processes that die.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar, assert_never
+
+from lash_tasks.domain.agents import AgentSnapshot, ToolSpec
+from lash_tasks.domain.codec import JsonValue, decode, encode
+from lash_tasks.domain.ids import BatchId, CallId, ReplayKey, SessionId, TurnId
+from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.messages import Message, TextPart, ToolCallPart, ToolStatus
+from lash_tasks.domain.queue import JoinedInput
+from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnIntent, tool_failure
+from lash_tasks.machine.effects import (
+    CallModel,
+    CheckpointPassed,
+    Effect,
+    Finish,
+    InstructionsRendered,
+    ModelReturned,
+    PlannedCall,
+    RenderInstructions,
+    Reply,
+    RunTools,
+    TakeCheckpoint,
+    ToolsReturned,
+)
+from lash_tasks.machine.requests import ModelOutcome, ModelRequest, ModelResponse
+from lash_tasks.machine.turn import MACHINE_VERSION, Step, Turn, advance, begin
+
+Model = Callable[[ModelRequest], ModelResponse]
+Tool = Callable[..., JsonValue]
+T = TypeVar("T")
+
+SUPPORT = AgentSnapshot(
+    name="support",
+    model="scripted:small",
+    instructions="Answer briefly.",
+    tools=(
+        ToolSpec("lookup_order", "Look an order up by its id.", {"type": "object"}),
+        ToolSpec("charge_card", "Charge the customer.", {"type": "object"}),
+    ),
+)
+
+
+@dataclass
+class SmallRuntime:
+    """Drives turns over a journal, which outlives it: give the journal of one to the next, and it resumes."""
+
+    model: Model
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    journal: dict[ReplayKey, bytes] = field(default_factory=dict)
+    waiting: list[JoinedInput] = field(default_factory=list)
+    """Input that arrived while the turn ran."""
+    instructions: Callable[[], str] = str
+
+    def run(self, step: Step) -> Turn:
+        turn, effect = step
+        while not isinstance(effect, Finish):
+            turn, effect = advance(turn, self.answer(effect))
+        return turn
+
+    def answer(self, effect: Effect) -> Reply:
+        match effect:
+            case RenderInstructions():
+                return self.once(effect.key, InstructionsRendered, lambda: InstructionsRendered(self.instructions()))
+            case CallModel():
+                request = effect.request
+                return ModelReturned(self.once(effect.key, ModelOutcome, lambda: ModelOutcome(self.model(request))))
+            case RunTools():
+                return ToolsReturned(tuple(call.settled or self.tool_outcome(call) for call in effect.calls))
+            case TakeCheckpoint():
+                return CheckpointPassed(self.once(effect.key, tuple[JoinedInput, ...], self.take_waiting))
+            case Finish():
+                raise AssertionError("a finished turn asks for nothing")
+            case _:
+                assert_never(effect)
+
+    def tool_outcome(self, call: PlannedCall) -> ToolOutcome:
+        return self.once(call.key, ToolOutcome, lambda: self.call_tool(call))
+
+    def call_tool(self, call: PlannedCall) -> ToolOutcome:
+        try:
+            return ToolOutcome(ToolStatus.SUCCESS, self.tools[call.tool](**call.arguments))
+        except Exception as error:
+            return tool_failure(FailureClass.EXECUTION, "tool_failed", f"{type(error).__name__}: {error}")
+
+    def take_waiting(self) -> tuple[JoinedInput, ...]:
+        joined, self.waiting = tuple(self.waiting), []
+        return joined
+
+    def once(self, key: ReplayKey, kind: type[T], perform: Callable[[], T]) -> T:
+        """The recorded outcome under `key`; where there is none, what `perform` gives, recorded before it is used."""
+        if key not in self.journal:
+            self.journal[key] = encode(kind, perform())
+        outcome: T = decode(kind, self.journal[key])
+        return outcome
+
+
+def start(text: str, *, agent: AgentSnapshot = SUPPORT, history: tuple[Message, ...] = (), turn_index: int = 1) -> Step:
+    """The first step of a turn that answers `text`."""
+    intent = TurnIntent(
+        session_id=SessionId("customer-7"),
+        turn_id=TurnId(f"turn-{turn_index}"),
+        turn_index=turn_index,
+        base_revision=turn_index - 1,
+        batch_ids=(BatchId(f"batch-{turn_index}"),),
+        agent=agent.name,
+        agent_ref=agent.ref(),
+        machine_version=MACHINE_VERSION,
+        admitted_at_ms=1_700_000_000_000,
+    )
+    return begin(intent, agent, history, [user_says(text)])
+
+
+def user_says(text: str) -> QueuedInput:
+    return QueuedInput("support", (TextPart(text),))
+
+
+def arrives(batch_id: str, text: str) -> JoinedInput:
+    """Input that may join the running turn."""
+    return JoinedInput(BatchId(batch_id), None, user_says(text))
+
+
+def says(text: str) -> ModelResponse:
+    return ModelResponse((TextPart(text),))
+
+
+def calls(*parts: ToolCallPart) -> ModelResponse:
+    return ModelResponse(parts)
+
+
+def call(call_id: str, tool: str, arguments: str) -> ToolCallPart:
+    return ToolCallPart(CallId(call_id), tool, arguments)
