@@ -1,0 +1,1 @@
+"""The embedded wiring: one process, one SQLite file, no server."""
