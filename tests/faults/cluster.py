@@ -25,6 +25,7 @@ from tests.services import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 APPLICATION = "tests.faults.application"
 START_SECONDS = 40.0
+API_KEY = "sk-test-sentinel-key"
 
 
 class WorkerProcess:
@@ -102,7 +103,7 @@ class Cluster:
             "LASH_REDIS_URL": redis_url,
             "LASH_LEASE_TTL": str(ttl),
             "OPENAI_BASE_URL": endpoint.base_url,
-            "OPENAI_API_KEY": "sk-test-sentinel-key",
+            "OPENAI_API_KEY": API_KEY,
             "LASH_TEST_TOOL_LOG": str(self.tool_log),
             "LASH_TEST_HOLD": str(self.hold),
             "LASH_TEST_DIE_ONCE": str(self.die_once),
