@@ -50,7 +50,7 @@ def kill_in_the_middle(
 
 
 def test_a_kill_inside_a_model_call_repeats_only_that_call(
-    cluster: Cluster, endpoint: ModelEndpoint, record_property: Callable[[str, object], None]
+    cluster: Cluster, endpoint: ModelEndpoint, report: Callable[[str, float], None]
 ) -> None:
     message = "model [stall 2]"
     receipt, seconds, client = kill_in_the_middle(
@@ -60,12 +60,12 @@ def test_a_kill_inside_a_model_call_repeats_only_that_call(
         assert receipt.result(timeout=5).text == f"answer: {message}"
         assert cluster.model_calls() == {(message, 1): 1, (message, 2): 2}
         assert cluster.tool_counts() == {message: 1}
-    record_property("kill_to_commit_seconds", round(seconds, 2))
+    report("seconds from kill to commit", seconds)
     assert seconds < TAKE_OVER_SECONDS
 
 
 def test_a_kill_inside_a_retryable_tool_runs_it_again_under_the_same_key(
-    cluster: Cluster, record_property: Callable[[str, object], None]
+    cluster: Cluster, report: Callable[[str, float], None]
 ) -> None:
     cluster.hold.touch()
     message = "tool [hold]"
@@ -78,12 +78,12 @@ def test_a_kill_inside_a_retryable_tool_runs_it_again_under_the_same_key(
         first, second = cluster.tool_runs()
         assert first["key"] == second["key"]
         assert first["pid"] != second["pid"]
-    record_property("kill_to_commit_seconds", round(seconds, 2))
+    report("seconds from kill to commit", seconds)
     assert seconds < TAKE_OVER_SECONDS
 
 
 def test_a_kill_inside_a_never_tool_does_not_run_it_again(
-    cluster: Cluster, record_property: Callable[[str, object], None]
+    cluster: Cluster, report: Callable[[str, float], None]
 ) -> None:
     cluster.hold.touch()
     message = "charge [hold]"
@@ -98,12 +98,12 @@ def test_a_kill_inside_a_never_tool_does_not_run_it_again(
         assert call.outcome.failure.code == ErrorCode.TOOL_ATTEMPT_INTERRUPTED
         assert cluster.tool_counts() == {message: 1}
         assert cluster.model_calls() == {(message, 1): 1, (message, 2): 1}
-    record_property("kill_to_commit_seconds", round(seconds, 2))
+    report("seconds from kill to commit", seconds)
     assert seconds < TAKE_OVER_SECONDS
 
 
 def test_a_kill_between_commit_and_the_next_claim_loses_nothing(
-    cluster: Cluster, record_property: Callable[[str, object], None]
+    cluster: Cluster, report: Callable[[str, float], None]
 ) -> None:
     """One worker dies right after a commit, with the session's lease in hand and more input waiting."""
     cluster.die_once.touch()
@@ -118,5 +118,5 @@ def test_a_kill_between_commit_and_the_next_claim_loses_nothing(
         assert cluster.answers(client, "kill") == ["answer: m0", "answer: m1", "answer: m2"]
         assert cluster.model_calls() == {(f"m{n}", call): 1 for n in range(3) for call in (1, 2)}
         assert cluster.tool_counts() == {f"m{n}": 1 for n in range(3)}
-    record_property("kill_to_commit_seconds", round(seconds, 2))
+    report("seconds from kill to commit", seconds)
     assert seconds < TAKE_OVER_SECONDS
