@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, ScalarSelect, exists, literal, or_, select
+from sqlalchemy import ColumnElement, FromClause, ScalarSelect, exists, literal, select
 
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.rows import CRASHED
 from lash_tasks.stores.sql.tables import batches, sessions, turns, workers
 
 
@@ -31,9 +30,8 @@ def in_status(status: TurnStatus) -> ColumnElement[bool]:
 
 
 def has_no_live_holder(now: ScalarSelect[int], worker_ttl_ms: int) -> ColumnElement[bool]:
-    """Of a running turn: it was given up, or no worker that lives holds it."""
-    live = exists().where(workers.c.id == turns.c.holder, workers.c.seen_at_ms > now - worker_ttl_ms)
-    return or_(turns.c.holder.is_(None), turns.c.holder == CRASHED, ~live)
+    """Of a running turn: no worker that lives holds it, be it that it was given up or that its holder died."""
+    return ~exists().where(workers.c.id == turns.c.holder, workers.c.seen_at_ms > now - worker_ttl_ms)
 
 
 def has_no_turn(session_id: ColumnElement[str]) -> ColumnElement[bool]:

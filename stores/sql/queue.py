@@ -48,8 +48,7 @@ _DOOR = """
   EXISTS (SELECT 1 FROM lash_agents WHERE name = :agent) AS known,
   CAST(:only_if_idle AS boolean) AND (
     EXISTS (SELECT 1 FROM lash_turns WHERE session_id = :session_id AND status = 'running')
-    OR EXISTS (SELECT 1 FROM lash_batches WHERE session_id = :session_id AND state = 'ready')
-    OR EXISTS (SELECT 1 FROM lash_batches WHERE session_id = :session_id AND state = 'claimed')) AS busy"""
+    OR EXISTS (SELECT 1 FROM lash_batches WHERE session_id = :session_id AND state = 'ready')) AS busy"""
 
 _COLUMNS = """id, session_id, agent, source_key, input_digest, context_digest, early, exclusive, merge_key,
   replay_of, payload, available_at_ms, enqueued_at_ms"""

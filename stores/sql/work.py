@@ -129,12 +129,9 @@ class SqlWorkStore:
 
     def _prune_input_of_deleted_sessions(self, connection: Connection, pruning: Pruning, limit: int) -> int:
         """A sender that raced the deletion left it behind."""
-        left = (
-            select(batches.c.seq)
-            .join(sessions, sessions.c.id == batches.c.session_id)
-            .where(in_state(BatchState.READY), sessions.c.deleted_at_ms.is_not(None))
-            .limit(limit)
-        )
+        # A scalar subquery and no join: it starts from what is ready and not from all sessions.
+        deleted_at_ms = select(sessions.c.deleted_at_ms).where(sessions.c.id == batches.c.session_id).scalar_subquery()
+        left = select(batches.c.seq).where(in_state(BatchState.READY), deleted_at_ms.is_not(None)).limit(limit)
         return _removed(connection, delete(batches).where(batches.c.seq.in_(left)))
 
     def _prune_journals(self, connection: Connection, pruning: Pruning, limit: int) -> int:

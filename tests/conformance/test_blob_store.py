@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -44,9 +45,15 @@ def test_what_nobody_put_is_not_found(blobs: SqlBlobStore) -> None:
 
 
 def test_writers_of_the_same_bytes_in_another_order_do_not_block_each_other(scene: Scene, blobs: SqlBlobStore) -> None:
-    contents = [bytes([number]) for number in range(30)]
-    with ThreadPoolExecutor(8) as writers:
-        orders = [contents, contents[::-1]] * 10
-        for order, refs in zip(orders, writers.map(blobs.put, orders), strict=True):
-            assert [blobs.get(ref) for ref in refs] == order
-    assert scene.count(tables.blobs) == 30
+    together = threading.Barrier(2)
+
+    def put(contents: list[bytes]) -> list[BlobRef]:
+        together.wait(30)
+        return blobs.put(contents)
+
+    with ThreadPoolExecutor(2) as writers:
+        for number in range(10):
+            contents = [f"{number}/{part}".encode() for part in range(200)]
+            forth, back = writers.map(put, [contents, contents[::-1]])
+            assert forth == back[::-1]
+    assert scene.count(tables.blobs) == 2000

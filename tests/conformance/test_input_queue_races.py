@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, event, insert, select, update
 
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId, blob_ref
 from lash_tasks.domain.inputs import Blob
@@ -118,6 +118,24 @@ def test_a_duplicate_waits_for_the_first_to_end(
     assert scene.count(tables.batches) == 1
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)  # SQLite sees one snapshot
+def test_a_batch_that_is_pruned_before_its_duplicate_can_read_it_is_no_duplicate(
+    scene: Scene, queue: SqlInputQueue, other: Database
+) -> None:
+    queue.enqueue(draft(source_key="k"))
+
+    def prune(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("SELECT id, input_digest"):
+            with scene.database.transaction() as connection:
+                connection.execute(delete(tables.batches))
+
+    late = draft(source_key="k")
+    event.listen(other.engine, "before_cursor_execute", prune)
+    with other.transaction() as connection:
+        answer = queue.enqueue_with(connection, late)
+    assert answer.enqueued == Enqueued(late.id, SESSION, created=True)
+
+
 @pytest.mark.parametrize("lands", [True, False])
 def test_a_cancel_that_meets_a_claim_waits_and_tells_what_became_of_it(
     scene: Scene, queue: SqlInputQueue, other: Database, beside: ThreadPoolExecutor, lands: bool
@@ -176,14 +194,18 @@ def test_of_many_replays_of_one_dead_letter_one_makes_the_input(scene: Scene, qu
 def test_senders_of_the_same_pictures_in_another_order_do_not_block_each_other(
     scene: Scene, queue: SqlInputQueue
 ) -> None:
-    pictures = [Blob(blob_ref(bytes([number])), bytes([number])) for number in range(30)]
+    together = threading.Barrier(2)
 
-    def send(number: int) -> bool:
-        return queue.enqueue(draft(blobs=tuple(pictures if number % 2 else reversed(pictures)))).created
+    def send(pictures: list[Blob]) -> bool:
+        together.wait(30)
+        return queue.enqueue(draft(blobs=tuple(pictures))).created
 
-    with ThreadPoolExecutor(8) as senders:
-        assert all(senders.map(send, range(40)))
-    assert scene.count(tables.blobs) == 30
+    with ThreadPoolExecutor(2) as senders:
+        for number in range(10):
+            contents = [f"{number}/{part}".encode() for part in range(400)]
+            pictures = [Blob(blob_ref(content), content) for content in contents]
+            assert all(senders.map(send, [pictures, pictures[::-1]]))
+    assert scene.count(tables.blobs) == 4000
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)  # SQLite has one writer at a time

@@ -1,0 +1,130 @@
+"""Hot queries of the queue and of maintenance on a Postgres with a past: they look at what is alive, not at history."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from lash_tasks.clock import SystemClock
+from lash_tasks.domain.ids import BatchId, SessionId
+from lash_tasks.errors import SessionBusy
+from lash_tasks.stores.protocols import Pruning
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.fleet import SqlFleet
+from lash_tasks.stores.sql.queue import SqlInputQueue
+from lash_tasks.stores.sql.sessions import SqlSessionStore
+from lash_tasks.stores.sql.tables import metadata
+from lash_tasks.stores.sql.work import SqlWorkStore
+from tests.conformance.arrange import ALICE
+from tests.conformance.inputs import draft, serve
+
+AGENTS = ["support"]
+SESSION = SessionId("session-7")
+NOW_MS = SystemClock().now_ms()  # the rows below come from the first milliseconds of the epoch
+PRUNING = Pruning(keys_after_ms=NOW_MS - 29_000, journals_after_ms=1)
+PAST = (
+    "INSERT INTO lash_sessions (id, created_at_ms) SELECT 'session-' || n, 1 FROM generate_series(1, 5000) AS n",
+    """
+    INSERT INTO lash_turns (session_id, turn_id, turn_index, status, base_revision, batch_ids, agent, agent_ref,
+      machine_version, fence, holder, admitted_at_ms, committed_at_ms, pruned_at_ms)
+    SELECT 'session-' || n % 5000, 'turn-' || n, n, CASE WHEN n > 29960 THEN 'running' ELSE 'committed' END, 0, '[]',
+      'support', 'ref', 1, 1, CASE WHEN n > 29960 THEN 'alice' END, n, n, CASE WHEN n < 29900 THEN 1 END
+    FROM generate_series(1, 30000) AS n
+    """,
+    """
+    INSERT INTO lash_batches (id, session_id, agent, state, turn_id, source_key, input_digest, context_digest, early,
+      exclusive, available_at_ms, enqueued_at_ms, ended_at_ms, payload)
+    SELECT 'past-' || n, 'session-' || n % 5000, 'support', CASE WHEN n > 29900 THEN 'ready' ELSE 'consumed' END,
+      CASE WHEN n > 29900 THEN NULL ELSE 'turn-' || n END, 'key-' || n, '', '', false, true, n, n - 1,
+      CASE WHEN n > 29900 THEN NULL ELSE n END, ''
+    FROM generate_series(1, 30000) AS n
+    """,
+    """
+    INSERT INTO lash_effects (scope, replay_key, ordinal, fence, state, envelope)
+    SELECT 'session:session-' || n % 5000 || '/turn-' || n, 'k', 0, 1, 'done', '' FROM generate_series(1, 30000) AS n
+    """,
+    "ANALYZE",
+)
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    database = Database.open(postgres_url)  # with the database's own, volatile clock
+    with database.transaction() as connection:
+        metadata.create_all(connection)
+    serve(database)
+    with database.transaction() as connection:
+        for statement in PAST:
+            connection.execute(text(statement))
+    yield database
+    database.close()
+
+
+def enqueue(database: Database) -> None:
+    with database.transaction() as connection:
+        SqlInputQueue(database).enqueue_with(connection, draft(SESSION, source_key="new"))
+
+
+def reject(database: Database) -> None:
+    with pytest.raises(SessionBusy):
+        SqlInputQueue(database).enqueue(draft(SessionId("session-4999")), reject_if_busy=True)
+
+
+VERBS: dict[str, Callable[[Database], object]] = {
+    "enqueue": enqueue,
+    "reject": reject,
+    "find by key": lambda database: SqlInputQueue(database).find(SESSION, source_key="key-7"),
+    "waiting": lambda database: SqlInputQueue(database).waiting(SESSION),
+    "cancel": lambda database: SqlInputQueue(database).cancel(SESSION, BatchId("past-7")),
+    "runnable": lambda database: SqlWorkStore(database).runnable(SESSION, AGENTS, ALICE),
+    "abandoned": lambda database: SqlWorkStore(database).abandoned(AGENTS),
+    "ready": lambda database: SqlWorkStore(database).ready(AGENTS),
+    "due": lambda database: SqlWorkStore(database).due(AGENTS, since_ms=NOW_MS - 29_990),
+    "prune": lambda database: SqlWorkStore(database).prune(PRUNING, limit=50),
+    "turns": lambda database: SqlSessionStore(database).turns(SESSION),
+    "leave": lambda database: SqlFleet(database).leave(ALICE),
+    "delete": lambda database: SqlSessionStore(database).delete(SESSION),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_hot_query_reads_a_table_that_grows_from_end_to_end(database: Database, verb: str) -> None:
+    plans = explain(database, VERBS[verb])
+    assert plans
+    for statement, plan in plans:
+        scans = set(re.findall(r"Seq Scan on (lash_(?:batches|turns|sessions|effects))\b", plan))
+        assert not scans, f"{statement}\n{plan}"
+
+
+@pytest.mark.parametrize(
+    ("verb", "condition"),
+    [
+        ("ready", r"ix_lash_batches_available on .*\n +Index Cond: \(available_at_ms <= "),
+        ("due", r"ix_lash_batches_available.*\n +Index Cond: \(\(available_at_ms > .*\) AND \(available_at_ms <= "),
+        ("prune", r"ix_lash_batches_ended on .*\n +Index Cond: \(ended_at_ms < "),
+        ("prune", r"ix_lash_turns_journaled on .*\n +Index Cond: \(committed_at_ms < "),
+    ],
+)
+def test_a_range_of_time_is_a_range_of_an_index(database: Database, verb: str, condition: str) -> None:
+    assert any(re.search(condition, plan) for _, plan in explain(database, VERBS[verb]))
+
+
+def explain(database: Database, verb: Callable[[Database], object]) -> list[tuple[str, str]]:
+    """What a verb executes, each statement with its plan from before it ran."""
+    found: list[tuple[str, str]] = []
+
+    def before(_connection: object, cursor: Any, statement: str, parameters: object, *_rest: object) -> None:
+        if re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)", statement):
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            found.append((statement, "\n".join(line for (line,) in cursor.fetchall())))
+
+    event.listen(database.engine, "before_cursor_execute", before)
+    try:
+        verb(database)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", before)
+    return found
