@@ -9,7 +9,7 @@ from functools import partial
 
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash
-from lash_tasks.domain.codec import digest, encode, to_json
+from lash_tasks.domain.codec import digest, encode, from_json, scrub, to_json
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import EffectState, RecordReply
 from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined
@@ -117,13 +117,16 @@ class EffectPerformer:
     def _ask(self, provider_name: str, call: ModelCall) -> ModelOutcome:
         try:
             provider = self._services.providers.get(provider_name)
-            return ModelOutcome(response=provider.complete(call, self._live, self._engagement.interrupt))
+            response = provider.complete(call, self._live, self._engagement.interrupt)
+            return _as_recorded(ModelOutcome(response=response))
         except ProviderFailure as failure:
-            reason = TerminalReason(failure.terminal_reason)
-            return ModelOutcome(error=ModelError(failure.message, failure.code, reason, failure.raw))
+            # A call that was shut down from here looks like any other that failed, and must not be recorded as one.
+            self._engagement.interrupt.check()
+            return _as_recorded(ModelOutcome(error=_model_error(failure)))
         except LashError:
             raise
         except Exception as error:
+            self._engagement.interrupt.check()
             log.exception("a provider raised", extra={"provider": provider_name})
             message = f"the provider {provider_name!r} raised {type(error).__name__}"
             return ModelOutcome(error=ModelError(message, "provider_raised"))
@@ -242,3 +245,15 @@ class EffectPerformer:
         finally:
             self._engagement.doing = Doing.NOTHING
             self._engagement.deadline = None
+
+
+def _model_error(failure: ProviderFailure) -> ModelError:
+    known = failure.terminal_reason in tuple(TerminalReason)
+    reason = TerminalReason(failure.terminal_reason) if known else TerminalReason.PROVIDER_ERROR
+    return ModelError(failure.message, failure.code, reason, failure.raw)
+
+
+def _as_recorded(outcome: ModelOutcome) -> ModelOutcome:
+    """The outcome as a replay will read it, and without lone surrogates: no wire takes them back."""
+    recorded: ModelOutcome = from_json(ModelOutcome, scrub(to_json(ModelOutcome, outcome)))
+    return recorded
