@@ -4,58 +4,46 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Table, func, select, text
 
-from lash_tasks.clock import Clock
-from lash_tasks.domain.codec import to_json
-from lash_tasks.domain.ids import SessionId, TurnId
-from lash_tasks.domain.messages import Message, ToolResultPart
-from lash_tasks.machine.requests import ModelRequest, ModelResponse
-from lash_tasks.ports import Interrupt, ModelCall, ModelStream
-from lash_tasks.providers.scripted import RULES, Rule, ScriptedProvider, last_user_text
+from lash_tasks.clock import Clock, SystemClock
+from lash_tasks.domain.codec import JsonObject, digest, encode, to_json
+from lash_tasks.domain.ids import BatchId, SessionId, TurnId
+from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.messages import Message, TextPart, unanswered_calls
+from lash_tasks.domain.queue import BatchDraft, BatchState
+from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
+from lash_tasks.ports import Provider
+from lash_tasks.providers.registry import ProviderRegistry
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
+from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, Ingress, SendRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores, open_stores
+from lash_tasks.stores.memory import MemoryStores
 from lash_tasks.stores.sql import tables
+from lash_tasks.stores.sql.engine import Database
 from lash_tasks.tools.agents import Agent
-from lash_tasks.wiring import Deps, WorkerParts, open_worker
+from lash_tasks.tools.definition import Tool
+from lash_tasks.tools.dispatch import ToolDispatcher
+from lash_tasks.wiring import Deps, WorkerParts, new_id, open_ingress, open_worker
+from tests.turns.models import Model
 
 SESSION = SessionId("customer-7")
 AGENT = "support"
 MAX_OPENINGS = 50
 
+Reached = Callable[[CrashPoint], None]
+Wrap = Callable[[Stores], Stores]
+
 
 class SimulatedDeath(BaseException):
     """The process is gone: nothing of it runs any more."""
-
-
-class Model:
-    """A scripted model that counts what it is asked; `before` runs inside every call."""
-
-    def __init__(self, rule: Rule = RULES["echo"], before: Callable[[ModelCall, Interrupt], object] | None = None):
-        self._model = ScriptedProvider({"test": rule})
-        self._before = before
-        self._lock = threading.Lock()
-        self.asked: Counter[tuple[str, bool]] = Counter()
-        self.requests: list[ModelRequest] = []
-
-    def complete(self, call: ModelCall, stream: ModelStream, interrupt: Interrupt) -> ModelResponse:
-        after_tools = any(isinstance(part, ToolResultPart) for part in call.request.messages[-1].parts)
-        with self._lock:
-            self.asked[last_user_text(call.request), after_tools] += 1
-            self.requests.append(call.request)
-        if self._before is not None:
-            self._before(call, interrupt)
-        return self._model.complete(call, stream, interrupt)
-
-    def close(self) -> None:
-        self._model.close()
 
 
 class Rings:
@@ -63,12 +51,14 @@ class Rings:
 
     def __init__(self) -> None:
         self.sessions: list[SessionId] = []
+        self.turns: list[TurnId] = []
 
     def ring_session(self, session_id: SessionId) -> None:
         self.sessions.append(session_id)
 
     def ring_turn(self, session_id: SessionId, turn_id: TurnId) -> None:
         self.sessions.append(session_id)
+        self.turns.append(turn_id)
 
 
 class DieAt:
@@ -89,85 +79,193 @@ class DieAt:
                     raise SimulatedDeath(point)
 
 
-@dataclass
+def agent(*tools: Tool[..., object], **fields: Any) -> Agent:
+    """The agent that `Stage.send` sends to."""
+    return Agent(**{"name": AGENT, "model": "test:test", "instructions": "Answer.", "tools": tools, **fields})
+
+
+def emptied(settings: Settings) -> Settings:
+    """The settings, with their migrated database emptied."""
+    database = Database.open(settings.require_database_url(), options=settings.database_options)
+    names = [table.name for table in tables.metadata.sorted_tables]
+    with database.transaction() as connection:
+        if database.dialect == "postgresql":
+            connection.execute(text(f"TRUNCATE {', '.join(names)}"))
+        else:
+            for name in names:
+                connection.execute(text(f"DELETE FROM {name}"))
+    database.close()
+    return settings
+
+
+@dataclass(kw_only=True)
 class Stage:
-    """Workers over one database. Each has its own leases, as if Redis had lost the dead one's by then."""
+    """Workers over one database. Each has its own leases, as if Redis had lost the dead one's, unless they share."""
 
     settings: Settings
-    clock: Clock
-    agents: list[Agent]
-    model: Model
+    agents: list[Agent] = field(default_factory=lambda: [agent()])
+    model: Provider = field(default_factory=Model)
+    clock: Clock = field(default_factory=SystemClock)
+    now_ms: Callable[[], int] | None = None
+    """The database's clock, if it is not its own."""
+    shared: MemoryStores | None = None
+    """Leases, slots and live events of all workers, in place of Redis."""
     deps: Deps | None = None
     rings: Rings = field(default_factory=Rings)
 
     @contextmanager
-    def worker(self, reached: Callable[[CrashPoint], None] = nothing_happens) -> Iterator[WorkerParts]:
+    def worker(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> Iterator[WorkerParts]:
         """A worker process without its threads. A death inside is the end of it and no error of the test."""
+        stores = self.stores()
         parts = open_worker(
             self.settings,
-            agents={agent.name: agent for agent in self.agents},
+            agents={one.name: one for one in self.agents},
             providers={"test": self.model},
             deps=self.deps,
             doorbell=self.rings,
             queues=(),
-            stores=self.stores(),
+            stores=wrap(stores) if wrap else stores,
             clock=self.clock,
             reached=reached,
         )
-        parts.stores.fleet.register_agents([agent.snapshot() for agent in self.agents])
+        stores.fleet.register_agents([one.snapshot() for one in self.agents])
         try:
             yield parts
         except SimulatedDeath:
             pass
         finally:
             # Not `parts.close()`: a dead process signs nothing off.
-            parts.running.services.rounds.close()
-            parts.stores.close()
+            services = parts.running.services
+            services.rounds.close()
+            assert isinstance(services.tools, ToolDispatcher)
+            services.tools.close()
+            assert isinstance(services.providers, ProviderRegistry)
+            services.providers.close()
+            stores.close()
 
     def stores(self) -> Stores:
-        return open_stores(self.settings, allow_memory_leases=True)
+        stores = open_stores(self.settings, allow_memory_leases=True, now_ms=self.now_ms)
+        if self.shared is None:
+            return stores
+        return replace(stores, leases=self.shared.leases, slots=self.shared.slots, live=self.shared.live)
 
-    def send(self, text: str, **fields: Any) -> str:
-        """Send to SESSION; the input's id."""
-        with self.worker() as parts:
-            from lash_tasks.runtime.ingress import SendRequest
+    def run(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> RunVerdict | None:
+        """One doorbell, answered by a new worker; None if it died of it."""
+        verdict = None
+        with self.worker(reached, wrap) as parts:
+            verdict = parts.running.sessions.run(SESSION)
+        return verdict
 
-            request = SendRequest.parse({"session_id": SESSION, "agent": AGENT, "text": text, **fields})
-            return parts.ingress.accept(request).id
-
-    def run_all(self, reached: Callable[[CrashPoint], None] = nothing_happens) -> None:
+    def run_all(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> None:
         """New workers, one after another, until nothing is left to do."""
         for _ in range(MAX_OPENINGS):
-            with self.worker(reached) as parts:
+            with self.worker(reached, wrap) as parts:
                 while parts.running.sessions.run(SESSION) is not RunVerdict.NOTHING:
                     pass
                 return
         raise AssertionError("the session never came to rest")
 
+    # ------------------------------------------------------------ what comes in
+
+    @contextmanager
+    def ingress(self) -> Iterator[Ingress]:
+        with self.reading() as stores:
+            stores.fleet.register_agents([one.snapshot() for one in self.agents])
+            yield open_ingress(self.settings, stores, self.rings, self.clock)
+
+    def send(self, text: str | None, **fields: Any) -> BatchId:
+        """Send to SESSION; the input's id."""
+        request = SendRequest.parse({"session_id": SESSION, "agent": AGENT, "text": text, **fields})
+        with self.ingress() as ingress:
+            return ingress.accept(request).id
+
+    def inject(self, text: str, *, name: str = AGENT, context: JsonObject | None = None, **fields: Any) -> BatchId:
+        """Input that may join the running turn."""
+        queued = QueuedInput(name, (TextPart(text),), context)
+        payload = encode(QueuedInput, queued)
+        draft = BatchDraft(
+            id=BatchId(new_id()),
+            session_id=SESSION,
+            agent=name,
+            payload=payload,
+            input_digest=digest(text),
+            context_digest=digest(context),
+            early=True,
+        )
+        with self.reading() as stores:
+            stores.fleet.register_agents([one.snapshot() for one in self.agents])
+            return stores.queue.enqueue(replace(draft, **fields)).id
+
+    def cancel(self) -> CancelAnswer:
+        """Ask the running turn to stop."""
+        turn_id = next(turn.turn_id for turn in self.turns() if turn.status is TurnStatus.RUNNING)
+        with self.ingress() as ingress:
+            return ingress.cancel(CancelRequest.parse({"session_id": SESSION, "turn_id": turn_id}))
+
+    def answer(self, text: str, **fields: Any) -> AssembledTurn:
+        """Send and run; what the turn came to."""
+        self.send(text, **fields)
+        self.run_all()
+        return self.last()
+
     # ------------------------------------------------------------ what is left
+
+    def messages(self) -> list[Message]:
+        with self.reading() as stores:
+            return [stored.node.message for stored in stores.sessions.history(SESSION)]
 
     def transcript(self) -> list[Any]:
         """The session's messages as JSON."""
-        with self._reading() as stores:
-            return [to_json(Message, stored.node.message) for stored in stores.sessions.history(SESSION)]
+        return [to_json(Message, message) for message in self.messages()]
 
-    def turns(self) -> list[Any]:
-        with self._reading() as stores:
+    def turns(self) -> list[TurnRecord]:
+        with self.reading() as stores:
             return stores.sessions.turns(SESSION, limit=1000)
+
+    def results(self) -> list[AssembledTurn]:
+        """What the committed turns came to."""
+        return [turn.result for turn in self.turns() if turn.result is not None]
+
+    def last(self) -> AssembledTurn:
+        return self.results()[-1]
+
+    def states(self) -> dict[BatchId, BatchState]:
+        """The inputs and what became of them."""
+        return {BatchId(row["id"]): BatchState(row["state"]) for row in self.rows(tables.batches)}
+
+    def assert_usable(self) -> None:
+        """The session answers, and what it sends to a model holds no call without its result."""
+        before = len(self.results())
+        assert self.answer("and now?").text == "You said: and now?"
+        assert len(self.results()) == before + 1
+        assert unanswered_calls(tuple(self.messages())) == ()
+        assert set(self.states().values()) <= {BatchState.CONSUMED, BatchState.DEAD, BatchState.CANCELLED}
+
+    def rows(self, table: Table) -> list[Mapping[str, Any]]:
+        with self.reading() as stores, stores.database.reading() as connection:
+            return [dict(row) for row in connection.execute(select(table)).mappings()]
 
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has that a turn writes to."""
         written = (tables.sessions, tables.nodes, tables.batches, tables.turns, tables.effects, tables.usage)
-        with self._reading() as stores, stores.database.reading() as connection:
+        with self.reading() as stores, stores.database.reading() as connection:
             return {
                 table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
                 for table in written
             }
 
+    def execute(self, statement: str, **parameters: object) -> int:
+        """Change rows behind the runtime's back; how many."""
+        with self.reading() as stores, stores.database.transaction() as connection:
+            return connection.execute(text(statement), parameters).rowcount
+
     @contextmanager
-    def _reading(self) -> Iterator[Stores]:
+    def reading(self) -> Iterator[Stores]:
         stores = self.stores()
         try:
             yield stores
         finally:
-            stores.close()
+            if self.shared is None:
+                stores.close()
+            else:
+                stores.database.close()

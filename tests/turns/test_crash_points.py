@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from lash_tasks import Agent, ToolContext, tool
-from lash_tasks.clock import SystemClock
+from lash_tasks import ToolContext, tool
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.settings import Settings
-from lash_tasks.stores.sql import schema
-from tests.turns.stage import AGENT, DieAt, Model, Stage
+from tests.turns.models import Model
+from tests.turns.stage import DieAt, Stage, agent, emptied
 
 TEXTS = (
     'two at once: call weather {"city": "Oslo"} call weather {"city": "Rome"}',
@@ -41,8 +39,7 @@ class Run:
             return f"rain in {city}"
 
         self.model = Model()
-        agent = Agent(name=AGENT, model="test:test", instructions="Answer.", tools=[weather])
-        stage = Stage(settings, SystemClock(), [agent], self.model)
+        stage = Stage(settings=emptied(settings), agents=[agent(weather)], model=self.model)
         for text in TEXTS:
             stage.send(text)
         stage.run_all(die_at)
@@ -61,18 +58,15 @@ def _calls(calls: Any) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.mark.timeout(300)
-def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(
-    settings: Settings,
-) -> None:
-    fresh = _emptied(settings)
-    whole = Run(next(fresh), DieAt())
+def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(settings: Settings) -> None:
+    whole = Run(settings, DieAt())
     assert len(whole.results) == len(TEXTS)
     never_passed = set(CrashPoint) - set(whole.passed) - {CrashPoint.AFTER_BEGUN, CrashPoint.AFTER_CHECKPOINT}
     assert not never_passed
 
     for point, passings in whole.passed.items():
         for count in range(1, passings + 1):
-            died = Run(next(fresh), DieAt(point, count))
+            died = Run(settings, DieAt(point, count))
             where = f"{point} passing {count}"
             assert died.transcript == whole.transcript, where
             assert died.results == whole.results, where
@@ -80,12 +74,3 @@ def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(
             assert len(died.keys) == len(whole.keys), "a call changed its idempotency key"
             again = (died.model.asked - whole.model.asked).total() + (died.tools - whole.tools).total()
             assert again == (point in REPEATED_EFFECT), where
-
-
-def _emptied(settings: Settings) -> Iterator[Settings]:
-    """The settings, each time with the database empty."""
-    url = settings.require_database_url()
-    while True:
-        yield settings
-        schema.downgrade(url)
-        schema.upgrade(url)
