@@ -81,14 +81,19 @@ class EffectPerformer:
             context=self._context,
             admitted_at_ms=intent.admitted_at_ms,
         )
-        try:
-            rendered = InstructionsRendered(text=self._services.agents[intent.agent].render(context))
-        except Exception as error:
-            log.warning("instructions could not be rendered", extra={"agent": intent.agent}, exc_info=True)
-            problem = f"the instructions of agent {intent.agent!r} raised {type(error).__name__}"
-            rendered = InstructionsRendered(problem=problem)
+        with self._doing(Doing.INSTRUCTIONS, self.seconds_left()):
+            rendered = self._render(context)
+        self._services.reached(CrashPoint.AFTER_PERFORM)
         self._record(effect, encode(InstructionsRendered, rendered))
         return rendered
+
+    def _render(self, context: TurnContext) -> InstructionsRendered:
+        try:
+            return InstructionsRendered(text=self._services.agents[context.agent].render(context))
+        except Exception as error:
+            log.warning("instructions could not be rendered", extra={"agent": context.agent}, exc_info=True)
+            problem = f"the instructions of agent {context.agent!r} raised {type(error).__name__}"
+            return InstructionsRendered(problem=problem)
 
     # ------------------------------------------------------------ the model
 
@@ -135,8 +140,8 @@ class EffectPerformer:
 
     def run_tools(self, round_: RunTools, calls: Sequence[PlannedCall]) -> list[ToolOutcome | BaseException]:
         """Run calls concurrently, each recorded as it ends; one outcome or exception per call, in order."""
-        limit = max((self._tool_seconds(call) for call in calls), default=0.0)
-        with self._doing(Doing.TOOLS, limit):
+        # Where no thread is free they run one after another, each within what is left of the turn or a second.
+        with self._doing(Doing.TOOLS, self.seconds_left() + len(calls)):
             return self._services.rounds.run([partial(self._run_tool, round_, call) for call in calls])
 
     def interrupted_earlier(self, round_: RunTools, call: PlannedCall) -> ToolOutcome:

@@ -18,6 +18,7 @@ class Doing(StrEnum):
     """What a turn is in the middle of; a drain treats them differently."""
 
     NOTHING = "nothing"
+    INSTRUCTIONS = "instructions"
     MODEL_CALL = "model_call"
     TOOLS = "tools"
     COMMIT = "commit"
