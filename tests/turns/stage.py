@@ -79,6 +79,26 @@ class DieAt:
                     raise SimulatedDeath(point)
 
 
+class Death:
+    """A process that dies when it first passes `point` while `when()` holds; nothing of it passes any point after that.
+
+    One object is one process. `died` tells functions that hang in the dead process to return.
+    """
+
+    def __init__(self, point: CrashPoint, when: Callable[[], object] = lambda: True) -> None:
+        self._point = point
+        self._when = when
+        self._lock = threading.Lock()
+        self.died = threading.Event()
+
+    def __call__(self, point: CrashPoint) -> None:
+        with self._lock:
+            if not self.died.is_set() and point is self._point and self._when():
+                self.died.set()
+        if self.died.is_set():
+            raise SimulatedDeath(point)
+
+
 def agent(*tools: Tool[..., object], **fields: Any) -> Agent:
     """The agent that `Stage.send` sends to."""
     return Agent(**{"name": AGENT, "model": "test:test", "instructions": "Answer.", "tools": tools, **fields})
@@ -151,10 +171,10 @@ class Stage:
 
     def run(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> RunVerdict | None:
         """One doorbell, answered by a new worker; None if it died of it."""
-        verdict = None
+        verdicts: list[RunVerdict] = []
         with self.worker(reached, wrap) as parts:
-            verdict = parts.running.sessions.run(SESSION)
-        return verdict
+            verdicts.append(parts.running.sessions.run(SESSION))
+        return verdicts[0] if verdicts else None
 
     def run_all(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> None:
         """New workers, one after another, until nothing is left to do."""
@@ -202,7 +222,7 @@ class Stage:
         with self.ingress() as ingress:
             return ingress.cancel(CancelRequest.parse({"session_id": SESSION, "turn_id": turn_id}))
 
-    def answer(self, text: str, **fields: Any) -> AssembledTurn:
+    def answer(self, text: str | None, **fields: Any) -> AssembledTurn:
         """Send and run; what the turn came to."""
         self.send(text, **fields)
         self.run_all()
