@@ -105,6 +105,7 @@ def test_a_cancelled_tool_is_no_failed_one(outcome: ToolOutcome, selected: StopK
         ((answers("Let me see.", call()), CANCELLED), "Let me see."),
         ((answers("One", call()), returned("ok"), NOTHING, answers(call()), CANCELLED), "One"),
         ((answers("First."), joins("more"), CANCELLED), "First."),
+        ((answers("First."), joins("more"), answers("Second.", call()), CANCELLED), "Second."),
         ((answers("Partly", reason=TerminalReason.OUTPUT_LIMIT),), "Partly"),
         # None at all; what the user said is none.
         ((CANCELLED,), ""),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from lash_tasks.domain.codec import JsonValue
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.domain.turns import IssueKind, StopKind, TurnIssue, finished, stopped
 from lash_tasks.machine.effects import (
@@ -118,6 +119,18 @@ def test_the_envelopes_of_machine_version_1() -> None:
         '{"kind":"tool_attempt","request":{"arguments":{"b":1},"attempt":1,"call_id":"x","tool":"lookup"}}'
     )
     assert checkpoint.envelope.to_bytes() == b'{"kind":"checkpoint","request":{"checkpoint":"after_work"}}'
+
+
+def test_a_model_call_is_pinned_to_every_message_of_its_turn() -> None:
+    """A change of an early message is noticed at every later call, not only at the one behind it."""
+
+    def pinned(text: str) -> JsonValue:
+        second = last(CallModel, start(text), answers(call()), returned("ok"), NOTHING)
+        return second.envelope.request["messages"]
+
+    assert len(pinned("Hello")) == 3
+    assert pinned("Hello")[0] != pinned("Good morning")[0]
+    assert pinned("Hello")[1:] == pinned("Good morning")[1:]
 
 
 AT_INSTRUCTIONS = start(agent=RENDERED)
