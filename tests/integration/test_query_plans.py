@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
 
 from lash_tasks.clock import SystemClock
-from lash_tasks.domain.ids import BatchId, SessionId
+from lash_tasks.domain.ids import BatchId, SessionId, blob_ref
+from lash_tasks.domain.inputs import Blob
 from lash_tasks.errors import SessionBusy
 from lash_tasks.stores.protocols import Pruning
 from lash_tasks.stores.sql.engine import Database
@@ -111,6 +113,22 @@ def test_no_hot_query_reads_a_table_that_grows_from_end_to_end(database: Databas
 )
 def test_a_range_of_time_is_a_range_of_an_index(database: Database, verb: str, condition: str) -> None:
     assert any(re.search(condition, plan) for _, plan in explain(database, VERBS[verb]))
+
+
+def test_a_send_is_one_round_trip(postgres_url: str, tmp_path: Path) -> None:
+    database = Database.open(postgres_url, options={"pool_size": 1, "max_overflow": 0})
+    with database.transaction() as connection:
+        metadata.create_all(connection)
+    serve(database)
+    protocol = tmp_path / "protocol"
+    with protocol.open("w") as file:
+        with database.postgres() as raw:
+            raw.pgconn.trace(file.fileno())
+        SqlInputQueue(database).enqueue(draft(source_key="k", blobs=(Blob(blob_ref(b"picture"), b"picture"),)))
+        with database.postgres() as raw:
+            raw.pgconn.untrace()
+    assert protocol.read_text().count("ReadyForQuery") == 1
+    database.close()
 
 
 def explain(database: Database, verb: Callable[[Database], object]) -> list[tuple[str, str]]:
