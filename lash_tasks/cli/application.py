@@ -1,17 +1,42 @@
-"""Finding the user's application from `-A` or LASH_APP."""
+"""What a command works on: the client of the environment's settings, and the application from `-A` or LASH_APP.
+
+Their modules are imported when they are asked for: they bring the database and Celery along, and `--help` needs none.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lash_tasks.app import Lash, find_lash
-from lash_tasks.errors import ConfigurationError
+from lash_tasks.domain.ids import SessionId, name_problem
+from lash_tasks.errors import ConfigurationError, InvalidInput
+
+if TYPE_CHECKING:
+    from lash_tasks.app import Lash
+    from lash_tasks.client import Client
+
+
+def open_client() -> Client:
+    """A client from the environment's settings. Raises what `Client()` raises."""
+    from lash_tasks.client import Client
+
+    return Client()
+
+
+def session_id(text: str) -> SessionId:
+    """The session that an argument names; InvalidInput if none can have that name."""
+    problem = name_problem(text)
+    if problem is not None:
+        raise InvalidInput("session_id", problem)
+    return SessionId(text)
 
 
 def load_application(name: str | None) -> Lash:
     """The Lash that `module` or `module:attribute` is or carries; ConfigurationError says what to change."""
+    from lash_tasks.app import find_lash
+
     if not name:
         raise ConfigurationError("name your application: lash-tasks -A module[:attribute] …, or set LASH_APP")
     module_name, _, attribute = name.partition(":")
@@ -21,7 +46,7 @@ def load_application(name: str | None) -> Lash:
     try:
         target: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ConfigurationError(f"there is no module {module_name!r} here; check -A or LASH_APP") from None
     for part in attribute.split(".") if attribute else ():

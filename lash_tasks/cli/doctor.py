@@ -2,168 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import typer
-from sqlalchemy import text
+from rich.markup import escape
+from rich.table import Table
 
-from lash_tasks.celery import create_celery
-from lash_tasks.cli.output import JsonFlag, command
-from lash_tasks.clock import SystemClock
-from lash_tasks.domain.queue import BatchState
-from lash_tasks.errors import LashError, LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
-from lash_tasks.queues import ROUTES
+from lash_tasks.cli.output import JsonFlag, Output, command
 from lash_tasks.settings import Settings
-from lash_tasks.stores.bundle import Stores, open_stores
-from lash_tasks.stores.sql import schema
 
-CLOCK_SKEW_MS = 2000
-LONG_WAIT_MS = 30_000
+if TYPE_CHECKING:
+    from lash_tasks.cli.examination import Finding
 
-
-class Health(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `advice` says what to do about it."""
-
-    check: str
-    health: Health
-    message: str
-    advice: str = ""
+_MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[bold red]failed[/bold red]"}
 
 
 def doctor(as_json: JsonFlag = False) -> None:
     """Check database, schema, clocks, Redis, broker, workers, queues and waiting work. Exit 1 if something fails."""
     with command(as_json) as output:
+        from lash_tasks.cli.examination import Health, examine
+
         settings = Settings.from_environment()
         settings.require_database_url()
         with output.waiting("examining"):
-            findings = list(_examine(settings))
+            findings = list(examine(settings))
+        well = all(finding.health is not Health.FAILED for finding in findings)
+        _report(output, findings, well)
+        if not well:
+            raise typer.Exit(1)
+
+
+def _report(output: Output, findings: list[Finding], well: bool) -> None:
+    if output.as_json:
         rows = [
             {"check": one.check, "health": one.health.value, "message": one.message, "advice": one.advice}
             for one in findings
         ]
-        if output.as_json:
-            output.document({"ok": all(one.health is not Health.FAILED for one in findings), "findings": rows})
-        else:
-            output.rows(rows, ["check", "health", "message", "advice"], empty="")
-        if any(one.health is Health.FAILED for one in findings):
-            raise typer.Exit(1)
-
-
-def _examine(settings: Settings) -> Iterator[Finding]:
-    stores = open_stores(settings, allow_memory_leases=True)
-    try:
-        database = _database(stores)
-        yield database
-        if database.health is Health.FAILED:
-            return
-        behind = _schema(stores)
-        yield behind
-        yield _clocks(stores)
-        if settings.dialect == "postgresql":
-            yield _redis(settings, stores)
-            yield _broker(settings)
-        if behind.health is not Health.FAILED:
-            yield from _workers(settings, stores)
-            yield _waiting(stores)
-    finally:
-        stores.close()
-
-
-def _database(stores: Stores) -> Finding:
-    try:
-        with stores.database.reading() as connection:
-            connection.execute(text("SELECT 1"))
-    except StoreUnavailable as error:
-        return Finding("database", Health.FAILED, error.sentence(), "check LASH_DATABASE_URL and that the server runs")
-    return Finding("database", Health.OK, f"{stores.database.dialect} answers")
-
-
-def _schema(stores: Stores) -> Finding:
-    try:
-        schema.check(stores.database.engine)
-    except SchemaBehind as error:
-        return Finding("schema", Health.FAILED, error.sentence(), "run: lash-tasks db upgrade")
-    return Finding("schema", Health.OK, f"at {schema.current(stores.database.engine)}")
-
-
-def _clocks(stores: Stores) -> Finding:
-    with stores.database.reading() as connection:
-        statement = text(f"SELECT {stores.database.now_sql}")
-        there = int(connection.execute(statement, {"now_ms": stores.database.now_override()}).scalar_one())
-    skew = abs(there - SystemClock().now_ms())
-    if skew > CLOCK_SKEW_MS:
-        return Finding(
-            "clocks", Health.WARNING, f"this machine and the database differ by {skew / 1000:.1f} s", "run NTP on both"
-        )
-    return Finding("clocks", Health.OK, f"{skew} ms apart")
-
-
-def _redis(settings: Settings, stores: Stores) -> Finding:
-    if settings.redis_url is None:
-        return Finding("redis", Health.FAILED, "LASH_REDIS_URL is not set", "set it: workers need it for leases")
-    try:
-        stores.leases.held(["doctor"])
-    except LeaseStoreUnavailable as error:
-        return Finding("redis", Health.FAILED, error.sentence(), "check LASH_REDIS_URL and that the server runs")
-    return Finding("redis", Health.OK, "answers")
-
-
-def _broker(settings: Settings) -> Finding:
-    url = settings.effective_broker_url()
-    if url is None:
-        return Finding("broker", Health.FAILED, "no broker is configured", "set LASH_BROKER_URL or LASH_REDIS_URL")
-    app = create_celery("lash-doctor", url)
-    try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=5)
-    except Exception as error:
-        reason = f"cannot be reached ({type(error).__name__})"
-        return Finding("broker", Health.FAILED, reason, "check LASH_BROKER_URL and that the server runs")
-    finally:
-        app.close()
-    return Finding("broker", Health.OK, "answers")
-
-
-def _workers(settings: Settings, stores: Stores) -> Iterator[Finding]:
-    live = [worker for worker in stores.fleet.workers() if worker.live]
-    agents = ", ".join(agent.name for agent in stores.fleet.agents()) or "none"
-    if not live:
-        yield Finding("workers", Health.FAILED, "no worker lives", "start one: celery -A <module> worker -P threads")
+        output.document({"ok": well, "findings": rows})
         return
-    yield Finding("workers", Health.OK, f"{len(live)} live; agents: {agents}")
-    if settings.dialect == "sqlite":
-        return
-    served = {queue for worker in live for queue in worker.queues}
-    missing = sorted({queue.value for queue in ROUTES.values()} - served)
-    if missing:
-        advice = f"add them to a worker: -Q {','.join(missing)}"
-        yield Finding("queues", Health.FAILED, f"nobody serves {', '.join(missing)}", advice)
-    else:
-        yield Finding("queues", Health.OK, "every queue is served")
-
-
-def _waiting(stores: Stores) -> Finding:
-    try:
-        batches = stores.queue.waiting(limit=1000)
-    except LashError as error:
-        return Finding("waiting work", Health.FAILED, error.sentence())
-    now_ms = SystemClock().now_ms()
-    ready = [batch for batch in batches if batch.state is BatchState.READY and batch.available_at_ms <= now_ms]
-    known = {agent.name for agent in stores.fleet.agents()}
-    held = sorted({batch.agent for batch in ready} - known)
-    if held:
-        return Finding("waiting work", Health.WARNING, f"held: nobody serves {', '.join(held)}", "deploy these agents")
-    oldest = max((now_ms - batch.available_at_ms for batch in ready), default=0)
-    if oldest > LONG_WAIT_MS:
-        message = f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.0f} s"
-        return Finding("waiting work", Health.WARNING, message, "start more workers or raise their concurrency")
-    return Finding("waiting work", Health.OK, f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.1f} s")
+    table = Table.grid(padding=(0, 2))
+    for one in findings:
+        table.add_row(_MARKS[one.health.value], one.check, escape(one.message))
+        if one.advice:
+            table.add_row("", "", f"[bold]→ {escape(one.advice)}[/bold]")
+    output.console.print(table, soft_wrap=False)

@@ -1,41 +1,40 @@
-"""`lash-tasks sessions`, `turns` and `queue`: looking at what is stored, and repairing it."""
+"""`lash-tasks sessions` and `turns`: looking at what is committed."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lash_tasks.cli.output import JsonFlag, command
-from lash_tasks.cli.sending import show_turn, turn_document
-from lash_tasks.client import Client
+from lash_tasks.cli.application import open_client, session_id
+from lash_tasks.cli.output import JsonFlag, Output, command
+from lash_tasks.cli.turns import show_turn, turn_document
 from lash_tasks.domain.codec import to_json
-from lash_tasks.domain.ids import BatchId, SessionId, TurnId
-from lash_tasks.domain.messages import Message, text_of
-from lash_tasks.domain.queue import BatchRecord
+from lash_tasks.domain.ids import SessionId, TurnId
+from lash_tasks.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
 from lash_tasks.domain.turns import TurnRecord
 from lash_tasks.errors import NotFound
 
+if TYPE_CHECKING:
+    from lash_tasks.client import Client
+
 sessions = typer.Typer(help="Sessions.", no_args_is_help=True)
 turns = typer.Typer(help="Turns.", no_args_is_help=True)
-queue = typer.Typer(help="Queued input and dead letters.", no_args_is_help=True)
 
 Session = Annotated[str, typer.Argument(help="The session's id.")]
-OfSession = Annotated[str, typer.Option("--session", help="The session's id.")]
-OfAnySession = Annotated[str | None, typer.Option("--session", help="Only this session.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")]
-Input = Annotated[str, typer.Argument(help="The input's id.")]
+PAGE = 100
 
 
 @sessions.command("list")
 def list_sessions(
-    limit: Limit = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
     after: Annotated[str | None, typer.Option("--after", help="Go on after this session id.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List sessions by id."""
-    with command(as_json) as output, Client() as client:
-        heads = client.stores.sessions.sessions(limit, SessionId(after) if after else None)
+    with command(as_json) as output, open_client() as client:
+        heads = client.stores.sessions.sessions(limit, session_id(after) if after else None)
         rows = [
             {
                 "session_id": head.session_id,
@@ -45,134 +44,109 @@ def list_sessions(
             }
             for head in heads
         ]
-        output.rows(rows, ["session_id", "revision", "turn_index", "created_at_ms"], empty="no sessions yet")
+        output.rows(rows, ["session_id", "turn_index", "created_at_ms"], empty="no sessions yet")
+        if len(rows) == limit:
+            output.note(f"there may be more: --after {heads[-1].session_id}")
 
 
 @sessions.command("show")
 def show_session(session: Session, as_json: JsonFlag = False) -> None:
     """Show a session's transcript."""
-    with command(as_json) as output, Client() as client:
-        head = client.stores.sessions.head(SessionId(session))
+    with command(as_json) as output, open_client() as client:
+        name = session_id(session)
+        head = client.stores.sessions.head(name)
         if head is None:
             raise NotFound("session", session)
-        history = client.stores.sessions.history(SessionId(session))
-        if output.as_json:
-            messages = [to_json(Message, stored.node.message) for stored in history]
-            output.document(
-                {
-                    "session_id": session,
-                    "revision": head.head_revision,
-                    "turn_index": head.turn_index,
-                    "created_at_ms": head.created_at_ms,
-                    "deleted_at_ms": head.deleted_at_ms,
-                    "messages": messages,
-                }
-            )
+        history = [stored.node.message for stored in client.stores.sessions.history(name)]
+        if not output.as_json:
+            for message in history:
+                _show_message(output, message)
+            output.note(f"{session}: {head.turn_index} turns" + (", deleted" if head.deleted_at_ms else ""))
             return
-        output.note(f"{session}: revision {head.head_revision}, {head.turn_index} turns")
-        for stored in history:
-            message = stored.node.message
-            kinds = ", ".join(part.type for part in message.parts if part.type != "text")
-            text = text_of(message) or f"({kinds})"
-            output.console.print(f"[bold]{message.role.value:>9}[/bold]  ", end="")
-            output.console.print(text, markup=False)
+        output.document(
+            {
+                "session_id": session,
+                "revision": head.head_revision,
+                "turn_index": head.turn_index,
+                "created_at_ms": head.created_at_ms,
+                "deleted_at_ms": head.deleted_at_ms,
+                "messages": [to_json(Message, message) for message in history],
+            }
+        )
 
 
 @sessions.command("delete")
 def delete_session(session: Session, as_json: JsonFlag = False) -> None:
     """Delete a session with everything in it; a running turn of it is stopped."""
-    with command(as_json) as output, Client() as client:
-        if not client.stores.sessions.delete(SessionId(session)):
+    with command(as_json) as output, open_client() as client:
+        if not client.stores.sessions.delete(session_id(session)):
             raise NotFound("session", session)
         output.document({"session_id": session, "deleted": True}, sentence=f"{session} is deleted")
 
 
 @turns.command("list")
 def list_turns(
-    session: OfSession,
-    limit: Limit = 100,
+    session: Annotated[str, typer.Option("--session", help="The session's id.")],
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many; else all.")] = None,
     after: Annotated[int, typer.Option("--after", min=0, help="Go on after this turn index.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """List a session's committed turns, oldest first."""
-    with command(as_json) as output, Client() as client:
-        records = client.stores.sessions.turns(SessionId(session), limit, after)
-        committed = [record for record in records if record.result is not None]
+    """List a session's committed turns, oldest first; a person also sees the one that runs."""
+    with command(as_json) as output, open_client() as client:
+        records = _turns(client, session_id(session), after, limit)
         if output.as_json:
-            rows = [_turn_row(record) for record in committed]
-        else:
-            rows = [{**_turn_row(record), **_summary(record)} for record in records]
-        columns = ["turn_index", "turn_id", "status", "attempt", "committed_at_ms", "text"]
-        output.rows(rows, columns, empty=f"{session} has no turns")
+            for record in records:
+                if record.result is not None:
+                    output.document(turn_document(record.result))
+            return
+        rows = [_summary(record) for record in records]
+        output.rows(rows, ["turn", "status", "committed_at_ms", "text"], empty=f"{session} has no turns")
 
 
 @turns.command("show")
 def show_one_turn(
     session: Session,
-    turn: Annotated[str, typer.Argument(help="The turn's id.")],
+    turn: Annotated[str, typer.Argument(help="The turn's id, or its index.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Show one turn."""
-    with command(as_json) as output, Client() as client:
-        record = client.stores.sessions.turn(SessionId(session), TurnId(turn))
+    with command(as_json) as output, open_client() as client:
+        name = session_id(session)
+        record = client.stores.sessions.turn(name, TurnId(turn))
+        if record is None and turn.isdecimal() and 0 < int(turn) < 2**31:
+            at_index = client.stores.sessions.turns(name, limit=1, after_index=int(turn) - 1)
+            record = next((one for one in at_index if one.turn_index == int(turn)), None)
         if record is None:
             raise NotFound("turn", turn)
         if record.result is None:
-            output.document(_turn_row(record))
+            output.document(_unfinished(record))
         else:
             show_turn(output, record.result)
 
 
-@queue.command("list")
-def list_queue(session: OfAnySession = None, limit: Limit = 200, as_json: JsonFlag = False) -> None:
-    """List input that waits or is being answered, in the order it will run."""
-    with command(as_json) as output, Client() as client:
-        batches = client.stores.queue.waiting(SessionId(session) if session else None, limit)
-        columns = ["input_id", "session_id", "agent", "state", "turn_id", "available_at_ms"]
-        output.rows([_batch_row(batch) for batch in batches], columns, empty="nothing waits")
+def _turns(client: Client, session: SessionId, after: int, limit: int | None) -> Iterator[TurnRecord]:
+    """The turns behind index `after`, read page by page."""
+    left = limit
+    while left is None or left > 0:
+        page = client.stores.sessions.turns(session, PAGE if left is None else min(PAGE, left), after)
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].turn_index
+        left = None if left is None else left - len(page)
 
 
-@queue.command("cancel")
-def cancel_input(session: Session, input_id: Input, as_json: JsonFlag = False) -> None:
-    """Cancel input that no turn has taken yet."""
-    with command(as_json) as output, Client() as client:
-        cancellation = client.cancel(session, input_id=input_id)
-        data = {"input_id": input_id, "verdict": cancellation.verdict.value, "turn_id": cancellation.turn_id}
-        by_turn = f" by turn {cancellation.turn_id}" if cancellation.turn_id else ""
-        output.document(data, sentence=f"{input_id}: {cancellation.verdict.value}{by_turn}")
+def _summary(record: TurnRecord) -> dict[str, Any]:
+    text = " ".join(record.result.text.split()) if record.result else ""
+    return {
+        "turn": record.turn_index,
+        "status": record.status.value,
+        "committed_at_ms": record.committed_at_ms,
+        "text": text if len(text) <= 60 else text[:59] + "…",
+    }
 
 
-@queue.command("dead")
-def list_dead(session: OfAnySession = None, limit: Limit = 200, as_json: JsonFlag = False) -> None:
-    """List dead letters, newest first."""
-    with command(as_json) as output, Client() as client:
-        letters = client.stores.queue.dead(SessionId(session) if session else None, limit)
-        rows = [
-            {
-                "input_id": letter.batch_id,
-                "session_id": letter.session_id,
-                "turn_id": letter.turn_id,
-                "reason": letter.reason,
-                "died_at_ms": letter.died_at_ms,
-                "replayed_as": letter.replayed_as,
-            }
-            for letter in letters
-        ]
-        output.rows(rows, ["input_id", "session_id", "reason", "died_at_ms", "replayed_as"], empty="no dead letters")
-
-
-@queue.command("replay")
-def replay_dead(input_id: Input, as_json: JsonFlag = False) -> None:
-    """Send a dead letter's input again."""
-    with command(as_json) as output, Client() as client:
-        receipt = client.replay(BatchId(input_id))
-        data = {"session_id": receipt.session_id, "input_id": receipt.input_id, "replay_of": input_id}
-        output.document(data, sentence=f"accepted again as {receipt.input_id}")
-
-
-def _turn_row(record: TurnRecord) -> dict[str, Any]:
-    if record.result is not None:
-        return turn_document(record.result)
+def _unfinished(record: TurnRecord) -> dict[str, Any]:
     return {
         "session_id": record.session_id,
         "turn_id": record.turn_id,
@@ -185,23 +159,17 @@ def _turn_row(record: TurnRecord) -> dict[str, Any]:
     }
 
 
-def _summary(record: TurnRecord) -> dict[str, Any]:
-    text = record.result.text if record.result else ""
-    return {
-        "attempt": record.attempt,
-        "committed_at_ms": record.committed_at_ms,
-        "text": text if len(text) <= 60 else text[:57] + "…",
-    }
-
-
-def _batch_row(batch: BatchRecord) -> dict[str, Any]:
-    return {
-        "input_id": batch.id,
-        "session_id": batch.session_id,
-        "agent": batch.agent,
-        "state": batch.state.value,
-        "turn_id": batch.turn_id,
-        "idempotency_key": batch.source_key,
-        "available_at_ms": batch.available_at_ms,
-        "enqueued_at_ms": batch.enqueued_at_ms,
-    }
+def _show_message(output: Output, message: Message) -> None:
+    for part in message.parts:
+        who = message.role.value
+        match part:
+            case TextPart():
+                said = part.text
+            case ToolCallPart():
+                said = f"→ {part.tool} {part.arguments}"
+            case ToolResultPart():
+                who, said = "tool", f"← {part.tool} {part.text}"
+            case _:
+                said = f"({part.type})"
+        output.console.print(f"[bold]{who:>9}[/bold]  ", end="")
+        output.console.print(said, markup=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from lash_tasks.cli import demo, development, doctor, inspection, migrations, sending
+from lash_tasks.cli import demo, development, doctor, following, inspection, migrations, queue, sending
 
 app = typer.Typer(
     name="lash-tasks",
@@ -20,12 +21,18 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("up")(development.up)
 app.command("send")(sending.send)
-app.command("follow")(sending.follow)
+app.command("follow")(following.follow)
 app.add_typer(inspection.sessions, name="sessions")
 app.add_typer(inspection.turns, name="turns")
-app.add_typer(inspection.queue, name="queue")
+app.add_typer(queue.queue, name="queue")
 app.add_typer(migrations.db, name="db")
 app.command("doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lash-tasks {version('lash-tasks')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -37,6 +44,9 @@ def options(
             "--app", "-A", help="The application, as module or module:attribute.", envvar="LASH_APP", show_envvar=True
         ),
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Durable LLM-agent sessions on Celery, Redis and Postgres."""
     context.obj = application

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,13 +20,22 @@ from lash_tasks.errors import LashError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
+INTERNAL_ERROR = "internal_error"
+"""The code of a failure that no LashError stands for: a fault in the code or of the machine."""
+UNLIMITED_WIDTH = 10_000
+
 
 class Output:
-    """Where a command prints to. With `json` every call prints one line of JSON on stdout."""
+    """Where a command prints to: results on stdout, what is said beside them on stderr.
+
+    With `as_json` every result is one line of JSON, and nothing is said beside it. For a person a pipe gets the same
+    text as a terminal, whole lines, without colours, frames and spinners.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=True)
+        terminal = sys.stdout.isatty()
+        self.console = Console(highlight=False, soft_wrap=True, width=None if terminal else UNLIMITED_WIDTH)
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def document(self, data: Mapping[str, Any], *, sentence: str | None = None) -> None:
@@ -34,10 +45,10 @@ class Output:
         elif sentence is not None:
             self.console.print(escape(sentence))
         else:
-            table = Table.grid(padding=(0, 2))
+            fields = Table.grid(padding=(0, 2))
             for key, value in data.items():
-                table.add_row(f"[bold]{escape(key)}[/bold]", escape(_cell(value)))
-            self.console.print(table)
+                fields.add_row(f"[bold]{escape(_title(key))}[/bold]", escape(_cell(value, key)))
+            self.console.print(fields)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
         """A list: JSON lines, or a table of `columns`."""
@@ -48,13 +59,15 @@ class Output:
         if not rows:
             self.console.print(escape(empty))
             return
-        table = Table(*columns, header_style="bold")
+        table = Table(box=box.SIMPLE_HEAD if self.console.is_terminal else None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(_title(column), overflow="fold")
         for row in rows:
             table.add_row(*(escape(_cell(row.get(column), column)) for column in columns))
-        self.console.print(table)
+        self.console.print(table, soft_wrap=False)
 
     def note(self, sentence: str) -> None:
-        """Progress, for a person only; on stderr so that a pipe stays clean."""
+        """Something beside the result, for a person only."""
         if not self.as_json:
             self._errors.print(escape(sentence), style="dim")
 
@@ -62,7 +75,14 @@ class Output:
         if self.as_json:
             _print_json({"error": error.as_json()})
         else:
-            self._errors.print(f"[bold red]error[/bold red] {escape(error.sentence())}")
+            self._errors.print(f"[bold red]error:[/bold red] {escape(error.sentence())}")
+
+    def crash(self, error: Exception) -> None:
+        """An error that nobody foresaw: its traceback for whoever mends it, and the form of every other refusal."""
+        traceback.print_exception(error)
+        if self.as_json:
+            message = f"an unexpected {type(error).__name__}; its traceback is on stderr"
+            _print_json({"error": {"code": INTERNAL_ERROR, "message": message}})
 
     @contextmanager
     def waiting(self, sentence: str) -> Iterator[None]:
@@ -76,25 +96,34 @@ class Output:
 
 @contextmanager
 def command(as_json: bool) -> Iterator[Output]:
-    """The frame of every command: a LashError becomes its one sentence and exit code 1."""
+    """The frame of every command: an error becomes its one sentence and exit code 1."""
     output = Output(as_json=as_json)
     try:
         yield output
     except LashError as error:
         output.fail(error)
         raise typer.Exit(1) from None
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # a decision of ours, Ctrl-C, and `| head`
+        raise
+    except Exception as error:
+        output.crash(error)
+        raise typer.Exit(1) from None
 
 
-def time_text(epoch_ms: int | None) -> str:
-    if epoch_ms is None:
-        return ""
+def time_text(epoch_ms: int) -> str:
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _cell(value: Any, column: str = "") -> str:
+def _title(field: str) -> str:
+    """How a field is called for a person: `committed_at_ms` is `committed (UTC)`."""
+    name = field.removesuffix("_at_ms")
+    return name.replace("_", " ") + (" (UTC)" if name != field else "")
+
+
+def _cell(value: Any, field: str) -> str:
     if value is None:
         return ""
-    if column.endswith("_ms") and isinstance(value, int):
+    if field.endswith("_at_ms") and isinstance(value, int):
         return time_text(value)
     if isinstance(value, str):
         return value

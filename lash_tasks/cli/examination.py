@@ -1,0 +1,149 @@
+"""What `lash-tasks doctor` looks at: each look is one finding, with advice where something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import text
+
+from lash_tasks.celery import create_celery
+from lash_tasks.clock import SystemClock
+from lash_tasks.domain.queue import BatchState
+from lash_tasks.errors import LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
+from lash_tasks.queues import ROUTES
+from lash_tasks.settings import Settings
+from lash_tasks.stores.bundle import Stores, open_stores
+from lash_tasks.stores.sql import schema
+
+CLOCK_SKEW_MS = 2000
+LONG_WAIT_MS = 30_000
+LOOK_AT_INPUTS = 1000
+
+
+class Health(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `advice` says what to do about it."""
+
+    check: str
+    health: Health
+    message: str
+    advice: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every finding, in the order in which trouble should be mended."""
+    stores = open_stores(settings, allow_memory_leases=True)
+    try:
+        database = _database(stores)
+        yield database
+        schema_finding = _schema(stores) if database.health is Health.OK else None
+        if schema_finding is not None:
+            yield schema_finding
+            yield _clocks(stores)
+        if settings.dialect == "postgresql":
+            yield _redis(settings, stores)
+            yield _broker(settings)
+        if schema_finding is not None and schema_finding.health is Health.OK:
+            yield from _workers(settings, stores)
+            yield _waiting(stores)
+    finally:
+        stores.close()
+
+
+def _database(stores: Stores) -> Finding:
+    try:
+        with stores.database.reading() as connection:
+            connection.execute(text("SELECT 1"))
+    except StoreUnavailable as error:
+        return Finding("database", Health.FAILED, error.sentence(), "check LASH_DATABASE_URL and that the server runs")
+    return Finding("database", Health.OK, f"{stores.database.dialect} answers")
+
+
+def _schema(stores: Stores) -> Finding:
+    try:
+        schema.check(stores.database.engine)
+    except SchemaBehind as error:
+        return Finding("schema", Health.FAILED, error.sentence(), "run: lash-tasks db upgrade")
+    return Finding("schema", Health.OK, f"at {schema.current(stores.database.engine)}")
+
+
+def _clocks(stores: Stores) -> Finding:
+    with stores.database.reading() as connection:
+        statement = text(f"SELECT {stores.database.now_sql}")
+        there = int(connection.execute(statement, {"now_ms": stores.database.now_override()}).scalar_one())
+    skew = abs(there - SystemClock().now_ms())
+    if skew > CLOCK_SKEW_MS:
+        return Finding(
+            "clocks", Health.WARNING, f"this machine and the database differ by {skew / 1000:.1f} s", "run NTP on both"
+        )
+    return Finding("clocks", Health.OK, f"{skew} ms apart")
+
+
+def _redis(settings: Settings, stores: Stores) -> Finding:
+    if settings.redis_url is None:
+        return Finding("redis", Health.FAILED, "LASH_REDIS_URL is not set", "set it: workers need it for leases")
+    try:
+        stores.leases.held(["doctor"])
+    except LeaseStoreUnavailable as error:
+        return Finding("redis", Health.FAILED, error.sentence(), "check LASH_REDIS_URL and that the server runs")
+    return Finding("redis", Health.OK, "answers")
+
+
+def _broker(settings: Settings) -> Finding:
+    url = settings.effective_broker_url()
+    if url is None:
+        return Finding("broker", Health.FAILED, "no broker is configured", "set LASH_BROKER_URL or LASH_REDIS_URL")
+    app = create_celery("lash-doctor", url)
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=5)
+    except Exception as error:
+        reason = f"cannot be reached ({type(error).__name__})"
+        return Finding("broker", Health.FAILED, reason, "check LASH_BROKER_URL and that the server runs")
+    finally:
+        app.close()
+    return Finding("broker", Health.OK, "answers")
+
+
+def _workers(settings: Settings, stores: Stores) -> Iterator[Finding]:
+    live = [worker for worker in stores.fleet.workers() if worker.live]
+    agents = ", ".join(agent.name for agent in stores.fleet.agents()) or "none"
+    if not live:
+        start = "lash-tasks -A <module> up" if settings.dialect == "sqlite" else "celery -A <module> worker -P threads"
+        yield Finding("workers", Health.FAILED, "no worker lives", f"start one: {start}")
+        return
+    yield Finding("workers", Health.OK, f"{len(live)} live; agents: {agents}")
+    if settings.dialect == "sqlite":
+        return
+    served = {queue for worker in live for queue in worker.queues}
+    missing = sorted({queue.value for queue in ROUTES.values()} - served)
+    if missing:
+        advice = f"add them to a worker: -Q {','.join(missing)}"
+        yield Finding("queues", Health.FAILED, f"nobody serves {', '.join(missing)}", advice)
+    else:
+        yield Finding("queues", Health.OK, "every queue is served")
+
+
+def _waiting(stores: Stores) -> Finding:
+    batches = stores.queue.waiting(limit=LOOK_AT_INPUTS)
+    now_ms = SystemClock().now_ms()
+    ready = [batch for batch in batches if batch.state is BatchState.READY and batch.available_at_ms <= now_ms]
+    known = {agent.name for agent in stores.fleet.agents()}
+    held = sorted({batch.agent for batch in ready} - known)
+    if held:
+        return Finding("waiting work", Health.WARNING, f"held: nobody serves {', '.join(held)}", "deploy these agents")
+    if not ready:
+        return Finding("waiting work", Health.OK, "nothing waits")
+    oldest = max(now_ms - batch.available_at_ms for batch in ready)
+    if oldest > LONG_WAIT_MS:
+        message = f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.0f} s"
+        return Finding("waiting work", Health.WARNING, message, "start more workers or raise their concurrency")
+    return Finding("waiting work", Health.OK, f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.1f} s")
