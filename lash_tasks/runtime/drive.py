@@ -50,6 +50,7 @@ class Drive:
     journal: TurnJournal
     performer: EffectPerformer
     attempt: int
+    max_iterations: int
     _last_checkpoint: TakeCheckpoint | None = None
     _ask_at_checkpoint: bool = False
 
@@ -116,9 +117,11 @@ class Drive:
 
     @property
     def takes_input(self) -> bool:
-        """Whether more input may join: not in a turn that is cancelled, leaving, or at the end of its attempts."""
+        """Whether more input may join: not in a turn that is cancelled, leaving, or at the end of its means."""
         stopping = self.engagement.interrupt.reason is not None or self.worker.draining
-        return not stopping and self.attempt <= MAX_ATTEMPTS and self.performer.seconds_left() > 0
+        at = self._last_checkpoint
+        spent = at is not None and at.iteration + 1 >= self.max_iterations  # it would be consumed and not answered
+        return not stopping and not spent and self.attempt <= MAX_ATTEMPTS and self.performer.seconds_left() > 0
 
     def _tools(self, run: RunTools) -> Reply:
         """A round: recorded calls are replayed, the rest run; a cancel keeps what is recorded by then."""

@@ -162,7 +162,7 @@ class SessionRunner:
         inputs = [decode(QueuedInput, batch.payload) for batch in opened.batches]
         journal = TurnJournal(services.turns, opened, services.clock, engagement.interrupt)
         performer = EffectPerformer(services, opened, agent, inputs[0], journal, live, engagement)
-        drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt)
+        drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt, agent.max_iterations)
         history = [stored.node.message for stored in opened.history]
         return drive.run(*begin(intent, agent, history, inputs)), drive
 
