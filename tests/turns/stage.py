@@ -22,10 +22,12 @@ from lash_tasks.ports import Provider
 from lash_tasks.providers.registry import ProviderRegistry
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, Ingress, SendRequest
+from lash_tasks.runtime.keeper import WorkerBeat
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores, open_stores
 from lash_tasks.stores.memory import MemoryStores
+from lash_tasks.stores.protocols import WorkerRecord
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.tools.agents import Agent
@@ -184,6 +186,21 @@ class Stage:
                     pass
                 return
         raise AssertionError("the session never came to rest")
+
+    def beat(self, parts: WorkerParts) -> None:
+        """The worker's sign of life, and what it learns by it."""
+        worker, now_ms = parts.running.worker, self.clock.now_ms()
+        record = WorkerRecord(
+            worker=worker.id,
+            host="here",
+            pid=1,
+            queues=(),
+            version="0",
+            started_at_ms=now_ms,
+            seen_at_ms=now_ms,
+            live=True,
+        )
+        WorkerBeat(worker, parts.stores.fleet, parts.stores.turns, record).beat()
 
     # ------------------------------------------------------------ what comes in
 
