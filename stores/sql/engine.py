@@ -14,12 +14,12 @@ from psycopg.rows import TupleRow, dict_row
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, create_engine, event, func, literal
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
 from lash_tasks.clock import SystemClock
-from lash_tasks.errors import StoreUnavailable
+from lash_tasks.errors import ConfigurationError, StoreUnavailable
 
 Dialect = Literal["postgresql", "sqlite"]
 
@@ -60,7 +60,7 @@ class Database:
         `options` reaches `create_engine` and wins over what stands here; its `connect_args` are merged by key. A
         SQLite file and its directory are created. `now_ms` replaces the database's clock, for tests.
         """
-        parsed = make_url(url)
+        parsed = _parsed(url)
         if parsed.get_backend_name() != "sqlite":
             return cls(create_engine(parsed, **_postgres_options(parsed, dict(options or {}))), now_ms)
         in_memory = parsed.database in (None, "", ":memory:")
@@ -176,6 +176,15 @@ def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Sta
 
 
 # ---------------------------------------------------------------- connecting
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # whose messages may quote the URL, password and all
+        raise ConfigurationError(
+            "LASH_DATABASE_URL is no URL; write postgresql://user:password@host:5432/name or sqlite:///path"
+        ) from None
 
 
 def _postgres_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
