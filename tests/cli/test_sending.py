@@ -1,0 +1,106 @@
+"""`lash-tasks send`: what is stored, what is refused, and what `--wait` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lash_tasks import Lash
+from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.stores.sql.fleet import SqlFleet
+from tests.cli.conftest import Command
+from tests.embedded.application import AGENT, application
+from tests.scene import SESSION, Scene
+
+TURN_KEYS = {
+    "session_id",
+    "turn_id",
+    "turn_index",
+    "status",
+    "outcome",
+    "assistant_output",
+    "tool_calls",
+    "token_usage",
+    "errors",
+    "committed_at_ms",
+}
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Lash]:
+    """An embedded stack on the database that the command is pointed at."""
+    with application(tmp_path) as lash:
+        yield lash
+
+
+def test_send_with_wait_prints_the_committed_turn(stack: Lash, lash_tasks: Command) -> None:
+    turn = lash_tasks("send", "s", "call soon", "--agent", AGENT, "--wait", "--json").document
+
+    assert set(turn) >= TURN_KEYS
+    assert (turn["session_id"], turn["turn_index"], turn["status"]) == ("s", 1, "committed")
+    assert turn["outcome"]["type"] == "finished"
+    assert turn["assistant_output"] == {
+        "safe_text": "soon returned: done",
+        "raw_text": "soon returned: done",
+        "state": "usable",
+    }
+    assert [call["tool"] for call in turn["tool_calls"]] == ["soon"]
+
+
+def test_for_a_person_only_the_answer_is_on_stdout(stack: Lash, lash_tasks: Command) -> None:
+    printed = lash_tasks("send", "s", "call soon", "--wait")
+
+    assert printed.exit_code == 0
+    assert printed.stdout == "soon returned: done\n"
+    assert "accepted as" in printed.stderr
+    assert "turn 1 finished" in printed.stderr
+
+
+def test_the_only_agent_need_not_be_named(scene: Scene, lash_tasks: Command) -> None:
+    assert lash_tasks("send", SESSION, "hello", "--json").document["status"] == "queued"
+
+    SqlFleet(scene.database).register_agents([AgentSnapshot(name="sales", model="scripted:echo", instructions="Sell.")])
+    error = lash_tasks("send", SESSION, "hello", "--json").error
+    assert (error["code"], error["field"]) == ("invalid_input", "agent")
+    assert error["message"].endswith("name one with --agent; known agents: sales, support")
+
+
+def test_the_same_key_returns_the_first_receipt_and_another_text_is_refused(scene: Scene, lash_tasks: Command) -> None:
+    send = ("send", SESSION, "hello", "--key", "msg-1", "--json")
+    first, second = lash_tasks(*send).document, lash_tasks(*send).document
+
+    assert (first["created"], second["created"]) == (True, False)
+    assert first["input_id"] == second["input_id"]
+    assert len(lash_tasks("queue", "list", "--json").lines) == 1
+    refused = lash_tasks("send", SESSION, "goodbye", "--key", "msg-1", "--json").error
+    assert refused["code"] == "idempotency_conflict"
+
+
+@pytest.mark.parametrize("zone", [UTC, None], ids=["utc", "local time"])
+def test_delayed_input_waits_for_its_time(scene: Scene, lash_tasks: Command, zone: object) -> None:
+    moment = datetime.now(tz=UTC).replace(microsecond=0) + timedelta(hours=1)
+    written = moment.isoformat() if zone else moment.astimezone().replace(tzinfo=None).isoformat()
+    sent = lash_tasks("send", SESSION, "later", "--at", written, "--json").document
+
+    (waiting,) = lash_tasks("queue", "list", "--json").lines
+    assert waiting["input_id"] == sent["input_id"]
+    assert waiting["available_at_ms"] == moment.timestamp() * 1000
+
+
+def test_reject_is_refused_while_the_session_has_work(scene: Scene, lash_tasks: Command) -> None:
+    reject = ("send", SESSION, "now or never", "--when", "reject", "--json")
+    assert lash_tasks(*reject).document["created"]
+
+    assert lash_tasks(*reject).error["code"] == "session_execution_busy"
+    assert len(lash_tasks("queue", "list", "--json").lines) == 1
+
+
+def test_a_wait_that_ends_too_soon_says_that_the_work_goes_on(scene: Scene, lash_tasks: Command) -> None:
+    error = lash_tasks("send", SESSION, "hello", "--wait", "--timeout", "0", "--json").error
+
+    assert error["code"] == "result_timeout"
+    assert "the work goes on" in error["message"]
+    assert len(lash_tasks("queue", "list", "--json").lines) == 1
