@@ -57,6 +57,7 @@ class EffectPerformer:
         self._opened = opened
         self._agent = agent
         self._context = first_input.context
+        self.context_digest = digest(first_input.context)
         self._journal = journal
         self._live = live
         self._engagement = engagement
@@ -196,7 +197,7 @@ class EffectPerformer:
             turn_id=self._opened.intent.turn_id,
             fence=self._opened.fence,
             agent=self._opened.intent.agent,
-            context_digest=digest(self._context),
+            context_digest=self.context_digest,
             row=self._journal.row(effect.key, effect.effect_id, EffectState.DONE, effect.envelope, None),
         )
         taken = patiently(

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import decode, digest, encode
+from lash_tasks.domain.codec import decode, encode
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.turns import (
@@ -27,7 +27,7 @@ from lash_tasks.machine.turn import MACHINE_VERSION, Turn, begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
-from lash_tasks.runtime.journal import TurnJournal, patiently
+from lash_tasks.runtime.journal import TurnJournal, patiently, recorded_claims
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
 from lash_tasks.runtime.services import RuntimeServices
@@ -139,22 +139,26 @@ class SessionRunner:
             services.live, services.clock, intent.session_id, intent.turn_id, opened.fence, opened.attempt
         )
         live.emit(ActivityType.TURN_STARTED, resumed=opened.resumed, turn_index=intent.turn_index)
-        leaf = opened.history[-1].node.node_id if opened.history else None
         try:
-            turn, drive = self._drive(opened, engagement, live)
+            return self._drive_and_commit(opened, engagement, live)
+        except StoreUnavailable:
+            raise
         except Exception:
             if opened.attempt <= MAX_ATTEMPTS:
                 raise
             log.exception("a turn at the end of its attempts is buried bare", extra={"turn_id": intent.turn_id})
-            turn, drive = _bare(opened), None
+        result = assemble(_bare(opened), None, attempt=opened.attempt)
+        return self._committed(self._commit(opened, engagement, result, None), result, live)
+
+    def _drive_and_commit(self, opened: OpenedTurn, engagement: Engagement, live: LivePublisher) -> RunVerdict:
+        leaf = opened.history[-1].node.node_id if opened.history else None
+        turn, drive = self._drive(opened, engagement, live)
         while True:
             result = assemble(turn, leaf, attempt=opened.attempt)
-            services.reached(CrashPoint.BEFORE_COMMIT)
-            verdict = self._commit(opened, engagement, result, may_wait=drive is not None and drive.takes_input)
-            if verdict is CommitRefused.JOINABLE and drive is not None:
-                turn = drive.resume_at_checkpoint(turn)
-                continue
-            return self._committed(verdict, result, live)
+            verdict = self._commit(opened, engagement, result, drive)
+            if verdict is not CommitRefused.JOINABLE:
+                return self._committed(verdict, result, live)
+            turn = drive.resume_at_checkpoint(turn)
 
     def _drive(self, opened: OpenedTurn, engagement: Engagement, live: LivePublisher) -> tuple[Turn, Drive]:
         services, intent = self._services, opened.intent
@@ -175,9 +179,12 @@ class SessionRunner:
     # ------------------------------------------------------------ commit and announce
 
     def _commit(
-        self, opened: OpenedTurn, engagement: Engagement, result: TurnResult, *, may_wait: bool
+        self, opened: OpenedTurn, engagement: Engagement, result: TurnResult, drive: Drive | None
     ) -> Committed | CommitRefused:
+        """Commit the result; without a `drive` it is a bare one, for which nothing of the turn was read."""
+        self._services.reached(CrashPoint.BEFORE_COMMIT)
         intent = opened.intent
+        may_wait = drive is not None and drive.takes_input and isinstance(result.turn.outcome, Finished)
         exhausted = any(issue.code == ErrorCode.ATTEMPTS_EXHAUSTED for issue in result.turn.errors)
         commit = TurnCommit(
             session_id=intent.session_id,
@@ -185,10 +192,11 @@ class SessionRunner:
             fence=opened.fence,
             turn_index=intent.turn_index,
             base_revision=intent.base_revision,
-            batch_ids=result.batch_ids,
-            refuse_if_joinable=may_wait and isinstance(result.turn.outcome, Finished),
+            # A turn that stopped before its journal did, or that cannot be read, still ends what it has claimed.
+            batch_ids=tuple(dict.fromkeys((*result.batch_ids, *recorded_claims(opened.journal)))),
+            refuse_if_joinable=may_wait,
             agent=intent.agent,
-            context_digest=digest(decode(QueuedInput, opened.batches[0].payload).context),
+            context_digest=drive.performer.context_digest if drive is not None else "",
             nodes=result.nodes,
             usage=result.usage,
             stamp=result.stamp,
