@@ -15,7 +15,6 @@ from lash_tasks.domain.inputs import Blob, QueuedInput
 from lash_tasks.domain.messages import ImagePart, Message, Role, TextPart, text_of
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import StopKind, stopped
-from lash_tasks.errors import ErrorCode
 from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.providers.scripted import last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -213,14 +212,13 @@ def test_a_draining_worker_takes_no_more_input_and_commits_what_it_has(stage: St
     assert_joined(stage, "wait", "waited", "and", "added", turns=2)
 
 
-def test_input_that_joins_a_turn_without_iterations_left_ends_with_it(stage: Stage) -> None:
-    acted(stage, in_call=1, does=lambda: stage.inject("and"))
+@pytest.mark.parametrize("at", ["call", "commit"])
+def test_input_does_not_join_a_turn_that_has_no_iteration_left_to_answer_it(stage: Stage, at: str) -> None:
+    acted(stage, in_call=1 if at == "call" else None, does=lambda: stage.inject("and"))
     stage.agents = [agent(max_iterations=1)]
-    turn = stage.answer("wait")
-    assert turn.outcome == stopped(StopKind.MAX_TURNS)
-    assert [issue.code for issue in turn.errors] == [ErrorCode.MAX_TURNS]
-    assert set(stage.states().values()) == {BatchState.CONSUMED}
-    assert said(stage.messages()) == ["wait", "waited", "and"]
+    stage.send("wait")
+    stage.run_all(When(CrashPoint.BEFORE_COMMIT, lambda: stage.inject("and") if at == "commit" else None))
+    assert_joined(stage, "wait", "waited", "and", "added", turns=2)
 
 
 # ---------------------------------------------------------------- deaths
