@@ -125,19 +125,19 @@ class Drive:
 
     def _tools(self, run: RunTools) -> Reply:
         """A round: recorded calls are replayed, the rest run; a cancel keeps what is recorded by then."""
-        outcomes = {call.index: call.settled for call in run.calls if call.settled is not None}
+        outcomes: dict[int, ToolOutcome] = {}
         missing: list[PlannedCall] = []
+        halted: TurnHalted | None = None
         for call in run.calls:
             found = call.settled or self._recorded_call(run, call)
             if found is None:
                 missing.append(call)
             elif isinstance(found, TurnHalted):
-                return replace(found, outcomes=tuple(outcomes.items()))
+                halted = halted or found
             else:
                 outcomes[call.index] = found
-        halted = self._must_halt() if missing else None
         if halted is None and missing:
-            halted = self._run_calls(run, missing, outcomes)
+            halted = self._must_halt() or self._run_calls(run, missing, outcomes)
         if halted is not None:
             return replace(halted, outcomes=tuple(outcomes.items()))
         return ToolsReturned(tuple(outcomes[call.index] for call in run.calls))
