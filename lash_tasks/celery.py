@@ -21,7 +21,11 @@ DEFAULT_QUEUE = "celery"
 DRAIN_SIGNAL = signal.SIGUSR2
 """How a prefork parent tells its children to drain: Celery leaves them waiting for their tasks without a limit."""
 
+TRANSPORT_OPTIONS = {
+    "max_retries": 0,  # of a sender: kombu would hold it up for seconds while the broker is down; workers go on trying
+}
 REDIS_TRANSPORT_OPTIONS = {
+    **TRANSPORT_OPTIONS,
     "visibility_timeout": 3600,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
@@ -53,6 +57,7 @@ def create_celery(name: str, broker_url: str | None) -> celery.Celery:
     app.conf.update(
         broker_url=broker_url or "memory://",
         broker_connection_retry_on_startup=True,
+        broker_transport_options=dict(TRANSPORT_OPTIONS),
         task_acks_late=False,
         task_ignore_result=True,
         task_serializer="json",
