@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lash_tasks.cli.application import load_application
-from lash_tasks.cli.logs import log_to_stderr
+from lash_tasks.cli.logs import KeyedFormatter, log_to_stderr
 from lash_tasks.cli.output import JsonFlag, Output, command
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def up(
 ) -> None:
     """Run a worker and the ticker: embedded on SQLite, or a Celery worker where Postgres is configured."""
     with command(as_json) as output:
-        log_to_stderr()
+        log_to_stderr(logging.INFO, KeyedFormatter())
         with redirect_stdout(sys.stderr):
             lash = load_application(context.obj)
         if lash.embedded or lash.settings.embedded().dialect == "sqlite":

@@ -1,4 +1,4 @@
-"""The log of `lash-tasks up`: one line a record on stderr, its keyed data behind the message."""
+"""What the log is to a command: of `up` one line a record with its keyed data, of every other its warnings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,17 @@ def _plain(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def log_to_stderr() -> None:
-    """Send the records of this process, from INFO up, to stderr."""
+class BriefFormatter(logging.Formatter):
+    """The message alone: a command says in its own words what came of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def log_to_stderr(level: int, formatter: logging.Formatter) -> None:
+    """Send the records of this process, from `level` up, to stderr; a second call takes over."""
     handler = logging.StreamHandler()
-    handler.setFormatter(KeyedFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)

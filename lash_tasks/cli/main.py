@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from lash_tasks.cli import demo, development, doctor, following, inspection, migrations, queue, sending
+from lash_tasks.cli.logs import BriefFormatter, log_to_stderr
 
 app = typer.Typer(
     name="lash-tasks",
@@ -54,4 +56,5 @@ def options(
 
 def main() -> None:
     """The console script."""
+    log_to_stderr(logging.WARNING, BriefFormatter())
     app()
