@@ -75,7 +75,8 @@ class SessionRunner:
     def _run(self, session_id: SessionId) -> RunVerdict:
         services = self._services
         if self._worker.draining:
-            services.doorbell.ring_session(session_id)
+            if self._worker.hands_on(session_id):
+                services.doorbell.ring_session(session_id)
             return RunVerdict.YIELDED
         with self._worker.engage(session_id, services.new_token()) as engagement:
             if engagement is None:

@@ -54,6 +54,7 @@ class Worker:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _idle: threading.Condition = field(default_factory=threading.Condition)
     _draining: bool = False
+    _handed_on: set[SessionId] = field(default_factory=set)
 
     @property
     def draining(self) -> bool:
@@ -91,6 +92,16 @@ class Worker:
     def begin_drain(self) -> None:
         """From now on nothing new is opened, and a turn stops before its next effect."""
         self._draining = True
+
+    def hands_on(self, session_id: SessionId) -> bool:
+        """Whether a draining worker should ring for a session that it turns away: once.
+
+        Its own queue may bring the ring back, and so it would ring for as long as it drains.
+        """
+        with self._lock:
+            first = session_id not in self._handed_on
+            self._handed_on.add(session_id)
+            return first
 
     def interrupt_all(self, *doing: Doing) -> int:
         """Interrupt turns for the drain, all of them or those that are `doing` one of these; how many."""
