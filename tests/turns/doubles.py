@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
-from lash_tasks.domain.ids import SessionId, TurnId
+from lash_tasks.clock import Clock
+from lash_tasks.domain.ids import LeaseToken, SessionId, TurnId
 from lash_tasks.domain.journal import JournalRow, RecordReply
+from lash_tasks.errors import LeaseStoreUnavailable
+from lash_tasks.stores.bundle import Stores
+from lash_tasks.stores.memory.leases import MemoryLeases
 from lash_tasks.stores.protocols import (
     CheckpointRefused,
     CheckpointRequest,
     CheckpointTaken,
     CommitRefused,
     Committed,
+    LeaseState,
     NotOpened,
     OpenedTurn,
     OpenRequest,
@@ -43,3 +49,31 @@ class TurnsBetween:
 
     def request_cancel(self, session_id: SessionId, turn_id: TurnId, reason: str) -> bool:
         return self.turns.request_cancel(session_id, turn_id, reason)
+
+
+class LeaseOutage:
+    """Leases that are out of reach while `down`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.down = False
+        self._leases = MemoryLeases(clock)
+
+    def wrap(self, stores: Stores) -> Stores:
+        return replace(stores, leases=self)
+
+    def acquire(self, scope: str, token: LeaseToken, ttl_ms: int) -> bool:
+        return self._reached().acquire(scope, token, ttl_ms)
+
+    def renew(self, leases: Mapping[str, LeaseToken], ttl_ms: int) -> dict[str, LeaseState]:
+        return self._reached().renew(leases, ttl_ms)
+
+    def release(self, scope: str, token: LeaseToken) -> bool:
+        return self._reached().release(scope, token)
+
+    def held(self, scopes: Collection[str]) -> frozenset[str]:
+        return self._reached().held(scopes)
+
+    def _reached(self) -> MemoryLeases:
+        if self.down:
+            raise LeaseStoreUnavailable("Redis cannot be reached")
+        return self._leases

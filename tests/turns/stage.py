@@ -13,7 +13,7 @@ from sqlalchemy import Table, func, select, text
 
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.domain.codec import JsonObject, digest, encode, to_json
-from lash_tasks.domain.ids import BatchId, SessionId, TurnId
+from lash_tasks.domain.ids import BatchId, SessionId, TurnId, WorkerId
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.messages import Message, TextPart, unanswered_calls
 from lash_tasks.domain.queue import BatchDraft, BatchState
@@ -134,6 +134,7 @@ class Stage:
     """Leases, slots and live events of all workers, in place of Redis."""
     deps: Deps | None = None
     rings: Rings = field(default_factory=Rings)
+    _beats: dict[WorkerId, WorkerBeat] = field(default_factory=dict)
 
     @contextmanager
     def worker(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> Iterator[WorkerParts]:
@@ -190,17 +191,19 @@ class Stage:
     def beat(self, parts: WorkerParts) -> None:
         """The worker's sign of life, and what it learns by it."""
         worker, now_ms = parts.running.worker, self.clock.now_ms()
-        record = WorkerRecord(
-            worker=worker.id,
-            host="here",
-            pid=1,
-            queues=(),
-            version="0",
-            started_at_ms=now_ms,
-            seen_at_ms=now_ms,
-            live=True,
-        )
-        WorkerBeat(worker, parts.stores.fleet, parts.stores.turns, record).beat()
+        if worker.id not in self._beats:
+            record = WorkerRecord(
+                worker=worker.id,
+                host="here",
+                pid=1,
+                queues=(),
+                version="0",
+                started_at_ms=now_ms,
+                seen_at_ms=now_ms,
+                live=True,
+            )
+            self._beats[worker.id] = WorkerBeat(worker, parts.stores.fleet, parts.stores.turns, record)
+        self._beats[worker.id].beat()
 
     # ------------------------------------------------------------ what comes in
 
