@@ -18,7 +18,7 @@ from lash_tasks.domain.turns import TurnIntent
 Row = Mapping[str, Any] | RowMapping
 
 CRASHED = "crashed"
-"""The `holder` of a turn that its worker gave up because it crashed; no worker has this id."""
+"""The `holder` of a turn that its worker gave up by crashing. No worker has this id: it reads as a dead one."""
 
 INLINE_OUTCOME_BYTES = 64 * 1024
 """An outcome above this lies in lash_blobs, so that reading a journal's keys stays cheap."""

@@ -32,7 +32,7 @@ OPEN: LiteralString = f"""
 WITH {_CLOCK},
 unfinished AS MATERIALIZED (
   SELECT t.turn_id, t.holder,
-    (t.holder IS NULL OR t.holder IN ('crashed', %(worker)s::text) OR NOT EXISTS (
+    (t.holder IS NULL OR t.holder = %(worker)s::text OR NOT EXISTS (
       SELECT 1 FROM lash_workers w
       WHERE w.id = t.holder AND w.seen_at_ms > clock.now_ms - %(worker_ttl_ms)s::bigint)) AS free,
     t.agent = ANY(%(agents)s::text[]) AS known,

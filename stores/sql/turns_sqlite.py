@@ -27,7 +27,7 @@ from lash_tasks.stores.protocols import (
 )
 from lash_tasks.stores.sql import steps_sqlite as steps
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.rows import CRASHED, Row, batch_record
+from lash_tasks.stores.sql.rows import Row, batch_record
 from lash_tasks.stores.sql.tables import sessions, turns
 
 _log = logging.getLogger(__name__)
@@ -89,9 +89,7 @@ class SqliteTurns:
 
     def _resume(self, connection: Connection, request: OpenRequest, turn: Row, now_ms: int) -> NotOpened | None:
         holder = turn["holder"]
-        if holder not in (None, CRASHED, request.worker) and steps.is_live(
-            connection, holder, now_ms - self._worker_ttl_ms
-        ):
+        if holder not in (None, request.worker) and steps.is_live(connection, holder, now_ms - self._worker_ttl_ms):
             return NotOpened.HOLDER_LIVES
         if turn["agent"] not in request.agents:
             return NotOpened.HELD

@@ -326,7 +326,7 @@ def test_the_order_is_that_of_acceptance_and_not_of_ids(scene: Scene) -> None:
 
     turn = scene.open()
 
-    assert list(turn.intent.batch_ids) == ids
+    assert list(turn.intent.batch_ids) == [batch.id for batch in turn.batches] == ids
     assert turn.intent.turn_id == queue_turn_id([BatchId(batch_id) for batch_id in ("z", "ä", "a", "B")])
 
 
