@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from lash_tasks.clock import Clock
-from lash_tasks.domain.ids import LeaseToken, SessionId, TurnId
+from lash_tasks.domain.activity import TurnActivity
+from lash_tasks.domain.ids import LeaseToken, SessionId, TurnId, WorkerId
 from lash_tasks.domain.journal import JournalRow, RecordReply
 from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.stores.bundle import Stores
@@ -18,11 +19,16 @@ from lash_tasks.stores.protocols import (
     CommitRefused,
     Committed,
     LeaseState,
+    LiveBatch,
+    LiveGap,
     NotOpened,
     OpenedTurn,
     OpenRequest,
+    Pruning,
+    Runnable,
     TurnCommit,
     TurnStore,
+    WorkStore,
 )
 
 
@@ -49,6 +55,48 @@ class TurnsBetween:
 
     def request_cancel(self, session_id: SessionId, turn_id: TurnId, reason: str) -> bool:
         return self.turns.request_cancel(session_id, turn_id, reason)
+
+
+class WorkBetween:
+    """A WorkStore that passes everything on."""
+
+    def __init__(self, work: WorkStore) -> None:
+        self.work = work
+
+    def runnable(self, session_id: SessionId, agents: Sequence[str], worker: WorkerId | None = None) -> Runnable | None:
+        return self.work.runnable(session_id, agents, worker)
+
+    def abandoned(self, agents: Sequence[str], limit: int = 200) -> list[Runnable]:
+        return self.work.abandoned(agents, limit)
+
+    def ready(self, agents: Sequence[str], waiting_ms: int = 0, limit: int = 200) -> list[Runnable]:
+        return self.work.ready(agents, waiting_ms, limit)
+
+    def due(self, agents: Sequence[str], since_ms: int, limit: int = 200) -> list[Runnable]:
+        return self.work.due(agents, since_ms, limit)
+
+    def prune(self, pruning: Pruning, limit: int = 1000) -> int:
+        return self.work.prune(pruning, limit)
+
+
+class LiveRecorder:
+    """A live stream that nobody reads: it keeps every flush as it came."""
+
+    def __init__(self) -> None:
+        self.flushes: list[list[TurnActivity]] = []
+
+    @property
+    def events(self) -> list[TurnActivity]:
+        return [event for flush in self.flushes for event in flush]
+
+    def append(self, session_id: SessionId, activities: Sequence[TurnActivity]) -> None:
+        self.flushes.append(list(activities))
+
+    def read(self, session_id: SessionId, cursor: str | None, wait_seconds: float) -> LiveBatch | LiveGap:
+        raise AssertionError("a turn reads no live events")
+
+    def tail(self, session_id: SessionId) -> str:
+        raise AssertionError("a turn reads no live events")
 
 
 class LeaseOutage:
