@@ -125,6 +125,8 @@ class Drive:
 
     def _tools(self, run: RunTools) -> Reply:
         """A round: recorded calls are replayed, the rest run; a cancel keeps what is recorded by then."""
+        if not self.journal.goes_beyond(run.effect_id - 1):  # nothing of this round is recorded: it is no replay
+            self.performer.show_settled(run)
         outcomes: dict[int, ToolOutcome] = {}
         missing: list[PlannedCall] = []
         halted: TurnHalted | None = None

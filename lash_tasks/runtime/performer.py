@@ -13,7 +13,7 @@ from lash_tasks.domain.codec import digest, encode, from_json, scrub, to_json
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import EffectState, RecordReply
 from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined
-from lash_tasks.domain.turns import FailureClass, ToolOutcome, tool_failure
+from lash_tasks.domain.turns import FailureClass, ToolOutcome, tool_cancelled, tool_failure
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import ErrorCode, LashError, StoreUnavailable
 from lash_tasks.machine.effects import (
@@ -152,8 +152,16 @@ class EffectPerformer:
             "do not repeat the call, tell the user or check first"
         )
         outcome = tool_failure(FailureClass.EXTERNAL, ErrorCode.TOOL_ATTEMPT_INTERRUPTED, message)
+        self._show_started(call)
         self._record_tool(round_, call, outcome)
         return outcome
+
+    def show_settled(self, round_: RunTools) -> None:
+        """Show the calls that need no run, so that observers see every call begin and end (effects §19, W-36)."""
+        for call in round_.calls:
+            if call.settled is not None:
+                self._show_started(call)
+                self._show_completed(call, call.settled)
 
     def _run_tool(self, round_: RunTools, call: PlannedCall) -> ToolOutcome:
         interrupt = self._engagement.interrupt
@@ -164,7 +172,7 @@ class EffectPerformer:
             self._note(self._journal.record(row))
             interrupt.check()
             self._services.reached(CrashPoint.AFTER_BEGUN)
-        self._live.emit(ActivityType.TOOL_CALL_STARTED, call_id=call.call_id, tool=call.tool, arguments=call.arguments)
+        self._show_started(call)
         intent = self._opened.intent
         invocation = ToolInvocation(
             session_id=intent.session_id,
@@ -176,7 +184,12 @@ class EffectPerformer:
             context=self._context,
             timeout_seconds=self._tool_seconds(call),
         )
-        outcome = self._services.tools.run(intent.agent, invocation, interrupt)
+        try:
+            outcome = self._services.tools.run(intent.agent, invocation, interrupt)
+        except Interrupted as interrupted:
+            if interrupted.reason is InterruptReason.CANCELLED:
+                self._show_completed(call, tool_cancelled())
+            raise
         self._services.reached(CrashPoint.AFTER_PERFORM)
         self._record_tool(round_, call, outcome)
         return outcome
@@ -228,6 +241,12 @@ class EffectPerformer:
         )
         self._note(self._journal.record(row))
         self._services.reached(CrashPoint.AFTER_RECORD)
+        self._show_completed(call, outcome)
+
+    def _show_started(self, call: PlannedCall) -> None:
+        self._live.emit(ActivityType.TOOL_CALL_STARTED, call_id=call.call_id, tool=call.tool, arguments=call.arguments)
+
+    def _show_completed(self, call: PlannedCall, outcome: ToolOutcome) -> None:
         self._live.emit(
             ActivityType.TOOL_CALL_COMPLETED,
             call_id=call.call_id,
