@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lash_tasks.errors import UnsupportedRecordSchemaVersion
 
@@ -109,13 +109,21 @@ def encode(kind: Any, value: object) -> bytes:
 
 
 def decode(kind: Any, data: bytes) -> Any:
-    """What `encode` stored. Raises UnsupportedRecordSchemaVersion, both numbers named, data untouched."""
+    """What `encode` stored. Raises UnsupportedRecordSchemaVersion, both numbers named, data untouched.
+
+    ValueError for what does not fit; it says where and quotes nothing, because it will be logged.
+    """
     record = parse(bytes(data))
     version = record.get("v") if isinstance(record, dict) else None
+    name = getattr(kind, "__name__", str(kind))
     if version != SCHEMA_VERSION:
-        name = getattr(kind, "__name__", str(kind))
         raise UnsupportedRecordSchemaVersion(name, version if isinstance(version, int) else 0, SCHEMA_VERSION)
-    return from_json(kind, record["d"])
+    try:
+        return from_json(kind, record.get("d"))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(("$", *map(str, first["loc"])))
+        raise ValueError(f"a stored {name} does not fit at {place}: {first['type']}") from None
 
 
 def difference(recorded: JsonValue, requested: JsonValue, path: str = "$") -> list[str]:
