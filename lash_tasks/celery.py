@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from importlib.metadata import version
@@ -131,7 +132,8 @@ def refuse_dangerous_settings(app: celery.Celery, pool: str) -> None:
     from lash_tasks.errors import ConfigurationError
 
     for package in ("celery", "kombu"):
-        if tuple(int(part) for part in version(package).split(".")[:2]) < (5, 7):
+        major, minor = map(int, re.findall(r"\d+", version(package))[:2])
+        if (major, minor) < (5, 7):
             raise ConfigurationError(
                 f"{package} {version(package)} has workers that stop consuming after a Redis blip; "
                 f"install {package}>=5.7"

@@ -1,0 +1,1 @@
+"""Dangerous combinations are refused when a worker starts, not found out when it has lost something."""
