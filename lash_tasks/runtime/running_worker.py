@@ -24,7 +24,7 @@ TICK_SECONDS = 0.25
 
 
 class RunningWorker:
-    """One per process. `start` announces it, `drain` empties it, `stop` ends it; each is idempotent."""
+    """One per process. `start` announces it, once; `drain` empties it and `stop` ends it, both idempotent."""
 
     def __init__(
         self, services: RuntimeServices, worker: Worker, record: WorkerRecord, pruning: Pruning, drain_grace: float
