@@ -1,0 +1,1 @@
+"""What ships beside the package: the compose file, the image's recipe, the example."""
