@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,8 +43,12 @@ def up(
 
 
 def _run_embedded(output: Output, lash: Lash) -> None:
+    url = str(lash.settings.embedded().database_url)
     with _stop_signal() as stop, lash:
-        _announce(output, lash, "embedded", str(lash.settings.embedded().database_url))
+        _announce(output, lash, "embedded", url)
+        if lash.settings.database_url is None:
+            path = Path(url.removeprefix("sqlite:///")).resolve()
+            output.note(f"in other terminals: export LASH_DATABASE_URL=sqlite:///{path}")
         stop.wait()
         output.note("stopping; what runs gets its grace, a second signal ends it at once")
 
