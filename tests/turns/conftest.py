@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests import services
 from tests.turns.stage import Stage, emptied
 
 UNHURRIED = "-c synchronous_commit=off"
-"""The server outlives every simulated death, so no commit need wait for its disk."""
+"""No simulated death takes the machine with it, so no commit need wait for a disk; SQLite's file lies in memory."""
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +25,12 @@ def migrated_postgres(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('turns')}/lash.db"
-    schema.upgrade(url)
-    return url
+def migrated_sqlite() -> Iterator[str]:
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(prefix="lash-turns-", dir=memory if memory.is_dir() else None) as directory:
+        url = f"sqlite:///{directory}/lash.db"
+        schema.upgrade(url)
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -38,6 +42,7 @@ def settings(request: pytest.FixtureRequest) -> Settings:
 
 
 @pytest.fixture
-def stage(settings: Settings) -> Stage:
+def stage(settings: Settings) -> Iterator[Stage]:
     """A stage with an agent without tools and a model that echoes; a test puts its own in place."""
-    return Stage(settings=settings)
+    with Stage(settings=settings) as stage:
+        yield stage

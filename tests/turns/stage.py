@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from sqlalchemy import Table, func, select, text
 
@@ -109,20 +110,19 @@ def agent(*tools: Tool[..., object], **fields: Any) -> Agent:
 def emptied(settings: Settings) -> Settings:
     """The settings, with their migrated database emptied."""
     database = Database.open(settings.require_database_url(), options=settings.database_options)
-    names = [table.name for table in tables.metadata.sorted_tables]
     with database.transaction() as connection:
-        if database.dialect == "postgresql":
-            connection.execute(text(f"TRUNCATE {', '.join(names)}"))
-        else:
-            for name in names:
-                connection.execute(text(f"DELETE FROM {name}"))
+        for table in tables.metadata.sorted_tables:
+            connection.execute(table.delete())  # on a few rows much quicker than TRUNCATE
     database.close()
     return settings
 
 
 @dataclass(kw_only=True)
 class Stage:
-    """Workers over one database. Each has its own leases, as if Redis had lost the dead one's, unless they share."""
+    """Workers over one database. Each has its own leases, as if Redis had lost the dead one's, unless they share.
+
+    A context manager, which closes what it reads with.
+    """
 
     settings: Settings
     agents: list[Agent] = field(default_factory=lambda: [agent()])
@@ -135,6 +135,18 @@ class Stage:
     deps: Deps | None = None
     rings: Rings = field(default_factory=Rings)
     _beats: dict[WorkerId, WorkerBeat] = field(default_factory=dict)
+    _reader: Stores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reader = self.stores()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.close()
 
     @contextmanager
     def worker(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> Iterator[WorkerParts]:
@@ -301,11 +313,5 @@ class Stage:
 
     @contextmanager
     def reading(self) -> Iterator[Stores]:
-        stores = self.stores()
-        try:
-            yield stores
-        finally:
-            if self.shared is None:
-                stores.close()
-            else:
-                stores.database.close()
+        """Stores that belong to no worker."""
+        yield self._reader

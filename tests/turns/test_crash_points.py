@@ -39,14 +39,14 @@ class Run:
             return f"rain in {city}"
 
         self.model = Model()
-        stage = Stage(settings=emptied(settings), agents=[agent(weather)], model=self.model)
-        for text in TEXTS:
-            stage.send(text)
-        stage.run_all(die_at)
-        self.passed = die_at.passed
-        self.transcript = stage.transcript()
-        self.results = [_without_times(turn.result) for turn in stage.turns()]
-        self.rows = stage.row_counts()
+        with Stage(settings=emptied(settings), agents=[agent(weather)], model=self.model) as stage:
+            for text in TEXTS:
+                stage.send(text)
+            stage.run_all(die_at)
+            self.passed = die_at.passed
+            self.transcript = stage.transcript()
+            self.results = [_without_times(turn.result) for turn in stage.turns()]
+            self.rows = stage.row_counts()
 
 
 def _without_times(result: Any) -> Any:

@@ -31,9 +31,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def stage(settings: Settings, clock: FakeClock) -> Stage:
+def stage(settings: Settings, clock: FakeClock) -> Iterator[Stage]:
     settings = settings.model_copy(update={"lease_ttl": TTL, "key_retention_days": 7.0, "retention_days": 30.0})
-    return Stage(settings=settings, clock=clock, now_ms=clock.now_ms, shared=open_memory_stores(clock=clock))
+    with Stage(settings=settings, clock=clock, now_ms=clock.now_ms, shared=open_memory_stores(clock=clock)) as stage:
+        yield stage
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ THREADS = {"lash-keeper", "lash-beat", "lash-ticker"}
 
 
 @pytest.fixture
-def stage(settings: Settings) -> Stage:
-    return Stage(settings=settings.model_copy(update={"lease_ttl": TTL}), shared=open_memory_stores())
+def stage(settings: Settings) -> Iterator[Stage]:
+    with Stage(settings=settings.model_copy(update={"lease_ttl": TTL}), shared=open_memory_stores()) as stage:
+        yield stage
 
 
 @contextmanager

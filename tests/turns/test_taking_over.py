@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -35,9 +35,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def stage(settings: Settings, clock: FakeClock) -> Stage:
+def stage(settings: Settings, clock: FakeClock) -> Iterator[Stage]:
     """A stage where time stands still for workers and database alike."""
-    return Stage(settings=settings.model_copy(update={"lease_ttl": TTL}), clock=clock, now_ms=clock.now_ms)
+    with Stage(settings=settings.model_copy(update={"lease_ttl": TTL}), clock=clock, now_ms=clock.now_ms) as stage:
+        yield stage
 
 
 def during(stage: Stage, happens: Callable[[Interrupt], object]) -> Model:
