@@ -21,7 +21,7 @@ from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.errors import InvalidInput, SessionDeleted
 from lash_tasks.observation.cursors import parse_cursor
 from lash_tasks.observation.listening import Listener, Sources
-from lash_tasks.stores.protocols import GapReason, LiveEvent, LiveGap
+from lash_tasks.stores.protocols import GapReason, LiveBatch, LiveEvent, LiveGap
 
 LOOK_SECONDS = 1.0
 PAGE = 20
@@ -166,7 +166,7 @@ class _Follower:
         if self._place.live is None:
             self._place = replace(self._place, live=self._listener.cursor)
         until = min(until, self._clock.monotonic() + LOOK_SECONDS)
-        yield from self._look()
+        yield from self._look_behind_the_stream()
         if self._listener.down and not self._told_down:
             yield self._event(Marker.GAP, {"reason": GapReason.UNAVAILABLE.value})
         self._told_down = self._listener.down
@@ -174,12 +174,29 @@ class _Follower:
             heard = self._listener.listen(left)
             if heard is None:
                 return
+            yield from self._tell(heard)
             if isinstance(heard, LiveGap):
-                self._place = replace(self._place, live=heard.cursor)
-                yield self._event(Marker.GAP, {"reason": heard.reason.value})
                 return
-            for event in heard.events:
-                yield from self._live(event)
+
+    def _look_behind_the_stream(self) -> Iterator[FollowEvent]:
+        """What has committed by now, behind all that the stream holds: a turn's events are older than its commit."""
+        head = self._sources.sessions.head(self._session_id)
+        heard = self._listener.waiting()
+        while isinstance(heard, LiveBatch) and not self._stop.is_set():
+            yield from self._tell(heard)
+            heard = self._listener.waiting()
+        if head is not None:
+            yield from self._look(head.turn_index)
+        if heard is not None:
+            yield from self._tell(heard)
+
+    def _tell(self, heard: LiveBatch | LiveGap) -> Iterator[FollowEvent]:
+        if isinstance(heard, LiveGap):
+            self._place = replace(self._place, live=heard.cursor)
+            yield self._event(Marker.GAP, {"reason": heard.reason.value})
+            return
+        for event in heard.events:
+            yield from self._live(event)
 
     def _live(self, event: LiveEvent) -> Iterator[FollowEvent]:
         """An event of the stream, unless it is late: of a fence that was overtaken or a turn that is over."""

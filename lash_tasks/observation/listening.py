@@ -83,20 +83,29 @@ class Listener:
         """What comes within the present pause, and within `at_most` seconds; None when it is time to look at SQL."""
         started = self._clock.monotonic()
         seconds = min(at_most, next(self._pauses))
-        if self.cursor is not None and self._may_try():
-            try:
-                found = self._live.read(self._session_id, self.cursor, seconds)
-            except LeaseStoreUnavailable:
-                self._lost()
-            else:
-                self._outage = None
-                self.cursor = found.cursor
-                if isinstance(found, LiveGap) or found.events:
-                    return found
+        found = self._read(seconds)
+        if found is not None:
+            return found
         if self._outage is not None:
             seconds = min(at_most, next(self._outage))
         self._clock.wait(self._stop, started + seconds - self._clock.monotonic())
         return None
+
+    def waiting(self) -> LiveBatch | LiveGap | None:
+        """What is in the stream already and was not heard yet; None when there is no more."""
+        return self._read(0.0)
+
+    def _read(self, seconds: float) -> LiveBatch | LiveGap | None:
+        if self.cursor is None or not self._may_try():
+            return None
+        try:
+            found = self._live.read(self._session_id, self.cursor, seconds)
+        except LeaseStoreUnavailable:
+            self._lost()
+            return None
+        self._outage = None
+        self.cursor = found.cursor
+        return found if isinstance(found, LiveGap) or found.events else None
 
     def _may_try(self) -> bool:
         return self._clock.monotonic() >= self._try_at
