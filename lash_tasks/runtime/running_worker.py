@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from lash_tasks import beat_schedule
+from lash_tasks.domain.codec import digest
 from lash_tasks.queues import Queue, Task
 from lash_tasks.runtime.drain import drain
 from lash_tasks.runtime.keeper import LeaseKeeper, WorkerBeat
@@ -57,7 +58,10 @@ class RunningWorker:
             ("beat", seconds, self._beat.beat),
         ]
         if tick if tick is not None else Queue.MAINTENANCE in self._record.queues:
-            every.append(("ticker", TICK_SECONDS, Ticker(self._ticks(), services.slots, services.clock).tick))
+            # A worker looks only after its own agents, so another one's pass does not stand in for it.
+            serves = digest(sorted(services.agents))[:16]
+            ticker = Ticker(self._ticks(), services.slots, services.clock, serves=serves)
+            every.append(("ticker", TICK_SECONDS, ticker.tick))
         self._threads = [Periodic(name, period, action, services.clock) for name, period, action in every]
         self._threads += extra
         for thread in self._threads:

@@ -52,12 +52,16 @@ class Tick:
 
 
 class Ticker:
-    """Runs the periodic table; of all workers one takes each slot of time, any if Redis cannot say which."""
+    """Runs the periodic table; of all workers one takes each slot of time, any if Redis cannot say which.
 
-    def __init__(self, ticks: Mapping[str, Tick], slots: Slots, clock: Clock) -> None:
+    `serves` names what the passes look after: workers that look after something else have slots of their own.
+    """
+
+    def __init__(self, ticks: Mapping[str, Tick], slots: Slots, clock: Clock, *, serves: str = "") -> None:
         self._ticks = ticks
         self._slots = slots
         self._clock = clock
+        self._serves = serves
         self._done: dict[str, int] = {}
 
     def tick(self) -> None:
@@ -69,7 +73,7 @@ class Ticker:
             if self._done.get(name) == slot:
                 continue
             self._done[name] = slot
-            if not self._slots.take(f"tick:{name}:{slot}", period_ms * 2):
+            if not self._slots.take(f"tick:{self._serves}:{name}:{slot}", period_ms * 2):
                 continue
             try:
                 tick.run()
