@@ -29,7 +29,8 @@ POSTGRES_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 BUSY_TIMEOUT_SECONDS = 15.0
 """How long a SQLite writer waits for another, in this process or another one."""
 
-_SESSION_TIMEOUTS = "-c lock_timeout=10s -c statement_timeout=30s"
+_SESSION_TIMEOUTS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
+"""The last is for a process that is paused, or whose machine is gone, in mid-transaction: its locks stop a session."""
 _POSTGRES_CONNECT: Mapping[str, Any] = {
     "application_name": "lash-tasks",
     "connect_timeout": 10,
