@@ -137,6 +137,8 @@ class Client:
         Redis is down. Raises InvalidInput for a cursor that is malformed or another session's, SessionDeleted.
         """
         session = SessionId(check_name("session_id", session_id))
+        if not isinstance(cursor, str | None):
+            raise InvalidInput("cursor", f"must be a string, not {type(cursor).__name__}")
         return follow(self._sources, session, cursor, stop=stop, idle_timeout=idle_timeout)
 
     def replay(self, input_id: str) -> Receipt:
@@ -211,7 +213,11 @@ def _content(text: object) -> dict[str, Any]:
         case str():
             return {"text": text}
         case TurnInput():
-            return {"input": {"items": [asdict(item) for item in text.items], "image_blobs": dict(text.image_blobs)}}
+            try:
+                items, images = [asdict(item) for item in text.items], dict(text.image_blobs)
+            except (TypeError, ValueError):
+                raise InvalidInput("text", "must be a TurnInput of text and image items, and images by id") from None
+            return {"input": {"items": items, "image_blobs": images}}
         case Mapping():
             return {"input": dict(text)}
         case _:
@@ -221,6 +227,6 @@ def _content(text: object) -> dict[str, Any]:
 def _milliseconds(moment: datetime | None) -> int | None:
     if moment is None:
         return None
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidInput("available_at", "must be a datetime with a time zone")
     return int(moment.timestamp() * 1000)
