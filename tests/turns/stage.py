@@ -288,7 +288,8 @@ class Stage:
     def assert_usable(self) -> None:
         """The session answers, and what it sends to a model holds no call without its result."""
         before = len(self.results())
-        assert self.answer("and now?").text == "You said: and now?"
+        turn = self.answer("and now?")
+        assert (turn.ok, turn.text) == (True, "You said: and now?")
         assert len(self.results()) == before + 1
         assert unanswered_calls(tuple(self.messages())) == ()
         assert set(self.states().values()) <= {BatchState.CONSUMED, BatchState.DEAD, BatchState.CANCELLED}

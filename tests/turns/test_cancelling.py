@@ -170,7 +170,7 @@ def test_after_the_answer_the_finished_turn_stands(stage: Stage, through: str) -
     with stage.worker(reached) as parts:
         worker.append(parts)
         assert parts.running.sessions.run(SESSION) is RunVerdict.COMMITTED
-    assert stage.last().text == "You said: go"
+    assert (stage.last().ok, stage.last().text) == (True, "You said: go")
     assert stage.rows(tables.turn_cancels) == []
     stage.assert_usable()
 

@@ -150,4 +150,4 @@ def test_a_turn_that_has_its_answer_commits_it_though_the_worker_leaves(stage: S
     with stage.worker(reached) as parts:
         worker.append(parts)
         assert parts.running.sessions.run(SESSION) is RunVerdict.COMMITTED
-    assert stage.last().text == "You said: hello"
+    assert (stage.last().ok, stage.last().text) == (True, "You said: hello")

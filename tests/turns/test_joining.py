@@ -77,7 +77,7 @@ def sent(model: Model, call: int) -> list[str]:
 
 def assert_joined(stage: Stage, *texts: str, turns: int = 1) -> None:
     assert said(stage.messages()) == list(texts)
-    assert len(stage.results()) == turns
+    assert [turn.ok for turn in stage.results()] == [True] * turns
     assert set(stage.states().values()) == {BatchState.CONSUMED}
     stage.assert_usable()
 

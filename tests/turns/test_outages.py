@@ -86,7 +86,7 @@ def stage(stage: Stage) -> Stage:
 
 
 def assert_answered_once(stage: Stage) -> None:
-    assert [turn.text for turn in stage.results()] == ["You said: hello"]
+    assert [(turn.ok, turn.text) for turn in stage.results()] == [(True, "You said: hello")]
     assert len(stage.transcript()) == 2
     assert isinstance(stage.model, Model)
     assert stage.model.asked.total() == 1

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lash_tasks.domain.ids import WorkerId
+from lash_tasks.domain.ids import WorkerId, fence_scope
 from lash_tasks.domain.turns import StopKind, stopped
 from lash_tasks.errors import StoreUnavailable
 from lash_tasks.ports import Interrupt, ModelCall
@@ -99,17 +99,17 @@ def test_a_turn_that_lasts_longer_than_the_ttl_keeps_its_lease_and_its_holder(st
 
     def long(call: ModelCall, interrupt: Interrupt) -> None:
         if not seen:
+            assert stage.shared is not None
             seen.append(interrupt.wait(2 * TTL))
+            seen.append(stage.shared.leases.held([fence_scope(SESSION)]))
+            stage.shared = open_memory_stores()
             seen.append(stage.run())
-            stage.shared, shared = open_memory_stores(), stage.shared
-            seen.append(stage.run())
-            stage.shared = shared
 
     stage.model = Model(before=long)
     stage.send("hello")
     with running(stage) as parts:
         assert parts.running.sessions.run(SESSION) is RunVerdict.COMMITTED
-    assert seen == [False, RunVerdict.BUSY, RunVerdict.BUSY]
+    assert seen == [False, {fence_scope(SESSION)}, RunVerdict.BUSY]
 
 
 def test_a_cancel_reaches_the_turn_within_a_beat(stage: Stage) -> None:

@@ -63,7 +63,7 @@ def fence(stage: Stage) -> int:
 
 
 def assert_answered_once(stage: Stage, model: Model, calls: int) -> None:
-    assert [turn.text for turn in stage.results()] == [ANSWERED]
+    assert [(turn.ok, turn.text) for turn in stage.results()] == [(True, ANSWERED)]
     assert [message["role"] for message in stage.transcript()] == ["user", "assistant"]
     assert model.asked.total() == calls
     stage.assert_usable()
