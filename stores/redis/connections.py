@@ -69,10 +69,13 @@ def connect(url: str) -> Connections:
 
 @contextmanager
 def reaching_redis(client: Redis) -> Iterator[None]:
-    """Any failure of Redis inside is LeaseStoreUnavailable: unreachable, loading, read-only, out of memory."""
+    """Any failure of Redis inside is LeaseStoreUnavailable: unreachable, loading, read-only, out of memory, closed.
+
+    When `close` takes its connection away from a thread that reads, redis-py meets a closed file or none at all.
+    """
     try:
         yield
-    except RedisError as error:
+    except (RedisError, ValueError, AttributeError) as error:
         if isinstance(error, ReadOnlyError):
             leave_replica(client)
         raise LeaseStoreUnavailable(

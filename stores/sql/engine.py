@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, LiteralString, cast
+from typing import Any, Literal, LiteralString, NoReturn, cast
 
 import psycopg
 from psycopg.rows import TupleRow, dict_row
@@ -16,7 +16,7 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from lash_tasks.clock import SystemClock
 from lash_tasks.errors import ConfigurationError, StoreUnavailable
@@ -77,6 +77,9 @@ class Database:
             return database
 
     def close(self) -> None:
+        """Close the connections and open none any more: whoever still asks gets StoreUnavailable. Idempotent."""
+        event.listen(self.engine, "do_connect", _refuse_to_connect)
+        event.listen(self.engine.pool, "checkin", _close_returned)
         self.engine.dispose()
 
     # ------------------------------------------------------------ transactions
@@ -209,6 +212,15 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver would begin transactions of its own, deferred ones
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _refuse_to_connect(*_: object) -> NoReturn:
+    raise StoreUnavailable("the connections to the database were closed; open another client")
+
+
+def _close_returned(_connection: object, record: ConnectionPoolEntry) -> None:
+    """A connection that was in use when its pool was closed."""
+    record.invalidate()
 
 
 def _begin_sqlite(connection: Connection) -> None:
