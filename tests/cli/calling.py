@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -91,7 +92,13 @@ def start(arguments: Sequence[str], log: Path, cwd: Path, variables: Mapping[str
             stderr=errors,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,  # noqa: PLW1509 - it calls nothing that a fork could have left locked
         )
+
+
+def _hear_interrupts() -> None:
+    """A shell makes its background jobs deaf to SIGINT, and their children inherit that; a terminal's are not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def python(code: str, **variables: str) -> Printed:
