@@ -17,6 +17,7 @@ from lash_tasks.dispatch import CeleryDoorbell
 from lash_tasks.embedded import EmbeddedStack
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import Provider
+from lash_tasks.queues import Names
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
@@ -71,11 +72,15 @@ class Lash:
     # ------------------------------------------------------------ Celery
 
     @property
+    def _names(self) -> Names:
+        return Names(self.settings.namespace)
+
+    @property
     def celery(self) -> celery.Celery:
         """The Celery app of this application; made at the first use."""
         with self._lock:
             if self._celery is None:
-                self._celery = create_celery(self.name, self.settings.effective_broker_url())
+                self._celery = create_celery(self.name, self.settings.effective_broker_url(), self._names)
                 self._celery.lash = self
                 signals.import_modules.connect(self._register_tasks, sender=self._celery, weak=False)
                 install(self._celery, self)
@@ -83,7 +88,7 @@ class Lash:
 
     def _register_tasks(self, **_: Any) -> None:
         # By name, because the tasks stand above the application that they belong to.
-        importlib.import_module("lash_tasks.tasks").register(self._celery, lambda: self.worker)
+        importlib.import_module("lash_tasks.tasks").register(self._celery, lambda: self.worker, self._names)
 
     @property
     def worker(self) -> WorkerParts:
@@ -111,7 +116,7 @@ class Lash:
                 agents=self.agents,
                 providers=self.providers,
                 deps=self.deps,
-                doorbell=CeleryDoorbell(self.celery, clock),
+                doorbell=CeleryDoorbell(self.celery, clock, self._names),
                 queues=queues,
                 clock=clock,
                 reached=self._reached,

@@ -16,7 +16,7 @@ from kombu import Queue as KombuQueue
 
 from lash_tasks import beat_schedule
 from lash_tasks.errors import LashError
-from lash_tasks.queues import WORKER_QUEUES, process_queue
+from lash_tasks.queues import NO_NAMESPACE, Names
 
 DEFAULT_QUEUE = "celery"
 DRAIN_SIGNAL = signal.SIGUSR2
@@ -52,7 +52,7 @@ class WorkerHooks(Protocol):
     def stop_worker(self) -> None: ...
 
 
-def create_celery(name: str, broker_url: str | None) -> celery.Celery:
+def create_celery(name: str, broker_url: str | None, names: Names = NO_NAMESPACE) -> celery.Celery:
     """An ordinary Celery application with the settings that durable sessions need (docs: the measured facts)."""
     app = celery.Celery(name, set_as_current=False)
     app.conf.update(
@@ -65,13 +65,15 @@ def create_celery(name: str, broker_url: str | None) -> celery.Celery:
         accept_content=["json"],
         result_serializer="json",
         task_default_queue=DEFAULT_QUEUE,
-        task_queues=[KombuQueue(queue) for queue in (DEFAULT_QUEUE, *WORKER_QUEUES, process_queue("default"))],
+        task_queues=[
+            KombuQueue(queue) for queue in (DEFAULT_QUEUE, *names.worker_queues, names.process_queue("default"))
+        ],
         task_create_missing_queues=False,
         task_send_sent_event=True,
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        beat_schedule=celery_beat_schedule(),
+        beat_schedule=celery_beat_schedule(names),
     )
     if is_redis(broker_url):
         app.conf.update(broker_transport_options=dict(REDIS_TRANSPORT_OPTIONS), worker_disable_prefetch=True)
@@ -82,13 +84,13 @@ def is_redis(url: str | None) -> bool:
     return (url or "").partition("://")[0] in ("redis", "rediss", "sentinel", "unix")
 
 
-def celery_beat_schedule() -> dict[str, dict[str, Any]]:
+def celery_beat_schedule(names: Names = NO_NAMESPACE) -> dict[str, dict[str, Any]]:
     """The periodic table in Celery's form; a message that is not taken within its interval expires."""
     return {
-        name: {
-            "task": line.task,
+        names.beat_entry(name): {
+            "task": names.of(line.task),
             "schedule": line.every_seconds,
-            "options": {"queue": line.queue, "expires": line.every_seconds},
+            "options": {"queue": names.of(line.queue), "expires": line.every_seconds},
         }
         for name, line in beat_schedule.BEAT_SCHEDULE.items()
     }

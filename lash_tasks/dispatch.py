@@ -11,7 +11,7 @@ import celery
 
 from lash_tasks.clock import Clock
 from lash_tasks.domain.ids import SessionId, TurnId
-from lash_tasks.queues import ROUTES, Task
+from lash_tasks.queues import NO_NAMESPACE, Names, Task
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,9 @@ class CeleryDoorbell:
     broker is known to be slow. The thread ends when there is nothing to send, so there is nothing to close.
     """
 
-    def __init__(self, app: celery.Celery, clock: Clock) -> None:
+    def __init__(self, app: celery.Celery, clock: Clock, names: Names = NO_NAMESPACE) -> None:
         self._app = app
+        self._names = names
         self._clock = clock
         self._rung = threading.Condition()
         self._rings: deque[_Ring] = deque()
@@ -88,9 +89,9 @@ class CeleryDoorbell:
         started = self._clock.monotonic()
         try:
             self._app.send_task(
-                ring.task.value,
+                self._names.task(ring.task),
                 args=list(ring.ids),
-                queue=ROUTES[ring.task].value,
+                queue=self._names.queue_of(ring.task),
                 retry=False,
                 ignore_result=True,
                 serializer="json",

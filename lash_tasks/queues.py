@@ -1,7 +1,11 @@
-"""Names of the Celery queues and tasks, and which task goes where. A leaf: names only."""
+"""Names of the Celery queues and tasks, and which task goes where. A leaf: names only.
+
+The names here are those of an application without a namespace; `Names` gives every application its own.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -10,11 +14,6 @@ class Queue(StrEnum):
     TURNS = "lash.turns"
     CHECKPOINTS = "lash.checkpoints"
     MAINTENANCE = "lash.maintenance"
-
-
-def process_queue(pool: str) -> str:
-    """The queue of a pool of background processes."""
-    return f"lash.process.{pool}"
 
 
 class Task(StrEnum):
@@ -39,5 +38,42 @@ ROUTES: dict[Task, Queue] = {
     Task.PRUNE: Queue.MAINTENANCE,
 }
 
-WORKER_QUEUES: tuple[str, ...] = tuple(Queue)
-"""What a worker without `-Q` serves beside the application's own default queue."""
+PREFIX = "lash."
+RESERVED_NAMESPACES = frozenset({"process"})
+"""Their queues would be those of somebody's pool: `lash.process.turns`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of one application: `lash.x.turns` in the namespace `x`, `lash.turns` without one."""
+
+    namespace: str = ""
+
+    def of(self, name: str) -> str:
+        """A name as this application has it, from what it is without a namespace."""
+        return f"{PREFIX}{self.namespace}.{name.removeprefix(PREFIX)}" if self.namespace else name
+
+    def task(self, task: Task) -> str:
+        return self.of(task.value)
+
+    def queue(self, queue: Queue) -> str:
+        return self.of(queue.value)
+
+    def queue_of(self, task: Task) -> str:
+        return self.of(ROUTES[task].value)
+
+    def process_queue(self, pool: str) -> str:
+        """The queue of a pool of background processes."""
+        return self.of(f"{PREFIX}process.{pool}")
+
+    def beat_entry(self, name: str) -> str:
+        """The name of a line of the periodic table, as beat knows it: `lash-x-sweep`."""
+        return f"lash-{self.namespace}-{name.removeprefix('lash-')}" if self.namespace else name
+
+    @property
+    def worker_queues(self) -> tuple[str, ...]:
+        """What a worker without `-Q` serves beside the application's own default queue."""
+        return tuple(self.queue(queue) for queue in Queue)
+
+
+NO_NAMESPACE = Names()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, ValidationError, field_validator
 
 from lash_tasks.errors import ConfigurationError
+from lash_tasks.queues import RESERVED_NAMESPACES
 
 EMBEDDED_DATABASE_URL = "sqlite:///./.lash/lash.db"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -23,6 +25,7 @@ class Settings(BaseModel):
     database_options: dict[str, Any] = {}
     redis_url: str | None = None
     broker_url: str | None = None
+    namespace: str = ""
     lease_ttl: Annotated[float, Field(gt=0, le=3600)] = 6.0
     drain_grace: Annotated[float, Field(ge=0, le=3600)] = 10.0
     key_retention_days: Annotated[float, Field(gt=0)] = 7.0
@@ -51,6 +54,15 @@ class Settings(BaseModel):
         if url is not None and url.partition("://")[0] not in ("redis", "rediss", "sentinel", "unix"):
             raise ValueError("must begin with redis://, rediss:// or sentinel://")
         return url
+
+    @field_validator("namespace")
+    @classmethod
+    def _namespace(cls, namespace: str) -> str:
+        if namespace and not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", namespace):
+            raise ValueError("must be at most 40 letters, digits, '-' and '_'")
+        if namespace in RESERVED_NAMESPACES:
+            raise ValueError(f"must not be {namespace!r}, which names queues of its own")
+        return namespace
 
     @property
     def lease_ttl_ms(self) -> int:
@@ -96,6 +108,7 @@ VARIABLES: dict[str, str] = {
     "database_options": "LASH_DATABASE_OPTIONS",
     "redis_url": "LASH_REDIS_URL",
     "broker_url": "LASH_BROKER_URL",
+    "namespace": "LASH_NAMESPACE",
     "lease_ttl": "LASH_LEASE_TTL",
     "drain_grace": "LASH_DRAIN_GRACE",
     "key_retention_days": "LASH_KEY_RETENTION",

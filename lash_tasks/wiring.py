@@ -19,6 +19,7 @@ from lash_tasks.dispatch import CeleryDoorbell, SilentDoorbell
 from lash_tasks.domain.ids import LeaseToken, WorkerId
 from lash_tasks.ports import Doorbell, Provider
 from lash_tasks.providers import open_providers
+from lash_tasks.queues import Names
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import Ingress
 from lash_tasks.runtime.running_worker import RunningWorker
@@ -73,8 +74,9 @@ def open_client_parts(settings: Settings | None = None) -> ClientParts:
     clock = SystemClock()
     stores = _open_current(settings, allow_memory_leases=True)
     broker_url = settings.effective_broker_url()
-    app = create_celery("lash-client", broker_url) if broker_url else None
-    doorbell: Doorbell = SilentDoorbell() if app is None else CeleryDoorbell(app, clock)
+    names = Names(settings.namespace)
+    app = create_celery("lash-client", broker_url, names) if broker_url else None
+    doorbell: Doorbell = SilentDoorbell() if app is None else CeleryDoorbell(app, clock, names)
 
     def close() -> None:
         if app is not None:
@@ -166,7 +168,12 @@ def open_worker(
     )
     worker = Worker(WorkerId(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"), clock)
     running = RunningWorker(
-        services, worker, _record(worker.id, queues, clock), _pruning(settings), settings.drain_grace
+        services,
+        worker,
+        _record(worker.id, queues, clock),
+        _pruning(settings),
+        settings.drain_grace,
+        Names(settings.namespace),
     )
 
     def close() -> None:

@@ -61,7 +61,7 @@ def open_stores(
     url = settings.require_database_url()
     if settings.redis_url is None and settings.dialect == "postgresql" and not allow_memory_leases:
         raise ConfigurationError("Set LASH_REDIS_URL: workers on Postgres keep out of each other's way through Redis")
-    leases, slots, live, close_shared = _shared(settings.redis_url)
+    leases, slots, live, close_shared = _shared(settings.redis_url, settings.namespace)
     database = Database.open(url, options=settings.database_options, now_ms=now_ms)
     return Stores(
         queue=SqlInputQueue(database),
@@ -78,7 +78,7 @@ def open_stores(
     )
 
 
-def _shared(redis_url: str | None) -> tuple[Leases, Slots, LiveReplay, Callable[[], None]]:
+def _shared(redis_url: str | None, namespace: str) -> tuple[Leases, Slots, LiveReplay, Callable[[], None]]:
     """What workers share beside SQL. The client library of Redis is imported only where there is one."""
     if redis_url is None:
         from lash_tasks.stores.memory import open_memory_stores
@@ -87,5 +87,5 @@ def _shared(redis_url: str | None) -> tuple[Leases, Slots, LiveReplay, Callable[
         return memory.leases, memory.slots, memory.live, memory.close
     from lash_tasks.stores.redis import open_redis_stores
 
-    redis = open_redis_stores(redis_url)
+    redis = open_redis_stores(redis_url, namespace=namespace)
     return redis.leases, redis.slots, redis.live, redis.close

@@ -12,7 +12,7 @@ from lash_tasks.celery import create_celery
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.errors import LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
-from lash_tasks.queues import ROUTES
+from lash_tasks.queues import ROUTES, Names
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores, open_stores
 from lash_tasks.stores.sql import schema
@@ -124,7 +124,8 @@ def _workers(settings: Settings, stores: Stores) -> Iterator[Finding]:
     if settings.dialect == "sqlite":
         return
     served = {queue for worker in live for queue in worker.queues}
-    missing = sorted({queue.value for queue in ROUTES.values()} - served)
+    names = Names(settings.namespace)
+    missing = sorted({names.queue(queue) for queue in ROUTES.values()} - served)
     if missing:
         advice = f"add them to a worker: -Q {','.join(missing)}"
         yield Finding("queues", Health.FAILED, f"nobody serves {', '.join(missing)}", advice)

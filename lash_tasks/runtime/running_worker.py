@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from lash_tasks import beat_schedule
 from lash_tasks.domain.codec import digest
-from lash_tasks.queues import Queue, Task
+from lash_tasks.queues import NO_NAMESPACE, Names, Queue, Task
 from lash_tasks.runtime.drain import drain
 from lash_tasks.runtime.keeper import LeaseKeeper, WorkerBeat
 from lash_tasks.runtime.maintenance import Maintenance
@@ -28,7 +28,13 @@ class RunningWorker:
     """One per process. `start` announces it, once; `drain` empties it and `stop` ends it, both idempotent."""
 
     def __init__(
-        self, services: RuntimeServices, worker: Worker, record: WorkerRecord, pruning: Pruning, drain_grace: float
+        self,
+        services: RuntimeServices,
+        worker: Worker,
+        record: WorkerRecord,
+        pruning: Pruning,
+        drain_grace: float,
+        names: Names = NO_NAMESPACE,
     ) -> None:
         self.services = services
         self.worker = worker
@@ -38,6 +44,7 @@ class RunningWorker:
         )
         self._record = record
         self._drain_grace = drain_grace
+        self._maintenance_queue = names.queue(Queue.MAINTENANCE)
         self._keeper = LeaseKeeper(worker, services.leases, services.lease_ttl_ms)
         self._beat = WorkerBeat(worker, services.fleet, services.turns, record)
         self._threads: list[Periodic] = []
@@ -57,7 +64,7 @@ class RunningWorker:
             ("keeper", seconds, self._keeper.keep),
             ("beat", seconds, self._beat.beat),
         ]
-        if tick if tick is not None else Queue.MAINTENANCE in self._record.queues:
+        if tick if tick is not None else self._maintenance_queue in self._record.queues:
             # A worker looks only after its own agents, so another one's pass does not stand in for it.
             serves = digest(sorted(services.agents))[:16]
             ticker = Ticker(self._ticks(), services.slots, services.clock, serves=serves)

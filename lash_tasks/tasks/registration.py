@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.errors import LashError, StoreUnavailable
-from lash_tasks.queues import ROUTES, Task
+from lash_tasks.queues import NO_NAMESPACE, Names, Task
 from lash_tasks.runtime.ingress import CancelRequest, SendRequest
 from lash_tasks.wiring import WorkerParts
 
@@ -29,43 +29,46 @@ INGRESS: dict[str, Any] = {
 UNAVAILABLE_PAUSE_SECONDS = 1.0
 
 
-def register(app: celery.Celery, worker: Callable[[], WorkerParts]) -> None:
+def register(app: celery.Celery, worker: Callable[[], WorkerParts], names: Names = NO_NAMESPACE) -> None:
     """Register the `lash.*` tasks on `app`; `worker` gives the worker of the process they run in. Idempotent."""
 
-    @app.task(name=Task.RUN_SESSION.value, queue=ROUTES[Task.RUN_SESSION].value, **DOORBELL)
+    def named(task: Task) -> dict[str, Any]:
+        return {"name": names.task(task), "queue": names.queue_of(task)}
+
+    @app.task(**named(Task.RUN_SESSION), **DOORBELL)
     def run_session(session_id: str) -> str:
         return worker().running.sessions.run(SessionId(session_id)).value
 
-    @app.task(name=Task.RESUME_TURN.value, queue=ROUTES[Task.RESUME_TURN].value, **DOORBELL)
+    @app.task(**named(Task.RESUME_TURN), **DOORBELL)
     def resume_turn(session_id: str, turn_id: str) -> str:
         # The turn's id is for those who watch; what the session needs next is decided when it is opened.
         return worker().running.sessions.run(SessionId(session_id)).value
 
-    @app.task(name=Task.SEND.value, bind=True, queue=ROUTES[Task.SEND].value, **INGRESS)
+    @app.task(bind=True, **named(Task.SEND), **INGRESS)
     def send(self: Any, **kwargs: Any) -> dict[str, Any]:
         with _at_the_door():
             request = SendRequest.parse(kwargs)
             accepted = worker().ingress.accept(request, default_source_key=f"celery:{self.request.id}")
         return {"session_id": accepted.session_id, "input_id": accepted.id, "created": accepted.created}
 
-    @app.task(name=Task.CANCEL.value, queue=ROUTES[Task.CANCEL].value, **INGRESS)
+    @app.task(**named(Task.CANCEL), **INGRESS)
     def cancel(**kwargs: Any) -> dict[str, Any]:
         with _at_the_door():
             return worker().ingress.cancel(CancelRequest.parse(kwargs)).as_json()
 
-    @app.task(name=Task.RESCUE.value, queue=ROUTES[Task.RESCUE].value, **DOORBELL)
+    @app.task(**named(Task.RESCUE), **DOORBELL)
     def rescue() -> int:
         return worker().running.maintenance.rescue()
 
-    @app.task(name=Task.SWEEP.value, queue=ROUTES[Task.SWEEP].value, **DOORBELL)
+    @app.task(**named(Task.SWEEP), **DOORBELL)
     def sweep() -> int:
         return worker().running.maintenance.sweep()
 
-    @app.task(name=Task.WAKE_DUE.value, queue=ROUTES[Task.WAKE_DUE].value, **DOORBELL)
+    @app.task(**named(Task.WAKE_DUE), **DOORBELL)
     def wake_due() -> int:
         return worker().running.maintenance.wake_due()
 
-    @app.task(name=Task.PRUNE.value, queue=ROUTES[Task.PRUNE].value, **DOORBELL)
+    @app.task(**named(Task.PRUNE), **DOORBELL)
     def prune() -> int:
         return worker().running.maintenance.prune()
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from lash_tasks.domain.ids import WorkerId
-from lash_tasks.queues import WORKER_QUEUES
+from lash_tasks.queues import NO_NAMESPACE
 from lash_tasks.stores.protocols import WorkerRecord
 from lash_tasks.stores.sql import schema
 from lash_tasks.stores.sql.engine import Database
@@ -115,7 +115,7 @@ def test_for_a_person_the_advice_stands_below_the_trouble(scene: Scene, lash_tas
 
 
 def test_an_installation_whose_every_queue_is_served_is_well(installation: Installation) -> None:
-    installation.worker([queue for queue in WORKER_QUEUES if queue != "lash.maintenance"])
+    installation.worker([queue for queue in NO_NAMESPACE.worker_queues if queue != "lash.maintenance"])
     installation.worker(["lash.maintenance"])
     found = installation.doctor()
 
@@ -157,7 +157,7 @@ SICK: list[tuple[dict[str, str], dict[str, str]]] = [
 def test_every_server_that_is_down_is_found_in_one_go(
     installation: Installation, variables: dict[str, str], troubles: dict[str, str]
 ) -> None:
-    installation.worker(WORKER_QUEUES)
+    installation.worker(NO_NAMESPACE.worker_queues)
     found = installation.doctor(**variables)
 
     assert {check for check, state in health(found).items() if state == "failed"} == set(troubles)

@@ -1,0 +1,1 @@
+"""Several applications on one database, one broker and one Redis."""
