@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, LiteralString, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 import psycopg
-from psycopg.rows import TupleRow, dict_row
+from psycopg.rows import TupleRow
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, create_engine, event, func, literal
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.engine import URL, make_url
@@ -161,22 +161,6 @@ class Database:
         if override is not None:
             return literal(override, BigInteger)
         return sql_cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
-
-
-Statement = tuple[LiteralString, Mapping[str, object]]
-
-
-def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Statement]) -> list[list[dict[str, Any]]]:
-    """Run the statements in one round trip and return the rows of each.
-
-    psycopg's `transaction()` waits at both ends: give BEGIN and COMMIT among the statements instead.
-    """
-    with connection.pipeline():
-        cursors = [
-            connection.cursor(binary=True, row_factory=dict_row).execute(query, parameters)
-            for query, parameters in statements
-        ]
-    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 
 # ---------------------------------------------------------------- connecting

@@ -24,7 +24,8 @@ from lash_tasks.stores.protocols import (
     TurnCommit,
 )
 from lash_tasks.stores.sql import statements_postgres as sql
-from lash_tasks.stores.sql.engine import Database, pipelined
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.pipeline import pipelined
 from lash_tasks.stores.sql.rows import (
     INLINE_OUTCOME_BYTES,
     batch_record,

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from lash_tasks.clock import FakeClock
 from lash_tasks.errors import StoreUnavailable
-from lash_tasks.stores.sql.engine import Database, pipelined
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.pipeline import pipelined
 from lash_tasks.stores.sql.tables import fences, metadata
 
 

@@ -1,0 +1,222 @@
+"""Statements through libpq itself: prepared once a connection, any number in one round trip.
+
+psycopg's own pipeline costs several times the CPU of the statements that it carries. This is the part of it that the
+hot verbs need: values go out in the types that the statement asks for, rows come back as mappings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import select
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import pq
+from psycopg.errors import error_from_result
+from psycopg.rows import TupleRow
+
+Statement = tuple[LiteralString, Mapping[str, object]]
+Row = dict[str, Any]
+
+_TEXT, _BINARY = int(pq.Format.TEXT), int(pq.Format.BINARY)
+_BYTEA_OID = 17
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+_numbers = itertools.count()
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A statement as the server knows it: by a name, with numbered parameters."""
+
+    name: bytes
+    sql: bytes
+    parameters: tuple[str, ...]
+    columns: tuple[tuple[str, Callable[[bytes], Any]], ...] = ()
+    """Names and decoders of its columns, known once it has returned rows."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """One answer that the pipeline still owes us. `statement` None: it was a preparation."""
+
+    statement: _Prepared | None
+    prepares: bytes | None = None
+    rows: list[Row] = field(default_factory=list)
+
+
+_statements: dict[str, _Prepared] = {}
+_known: WeakKeyDictionary[psycopg.Connection[TupleRow], set[bytes]] = WeakKeyDictionary()
+"""The names that each connection has prepared."""
+
+
+def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Statement]) -> list[list[Row]]:
+    """Run the statements in one round trip and return the rows of each.
+
+    The first error is raised when all answers are in; what it leaves open is the caller's to roll back. A connection
+    whose answers could not all be read is closed. Give BEGIN and COMMIT among the statements: psycopg's
+    `transaction()` waits at both ends.
+    """
+    pgconn = connection.pgconn
+    known = _known.setdefault(connection, set())
+    prepare = connection.prepare_threshold is not None
+    try:
+        pgconn.enter_pipeline_mode()
+        sent = [one for query, values in statements for one in _send(pgconn, known, query, values, prepare)]
+        pgconn.pipeline_sync()
+        _flush(pgconn)
+        error = _receive(pgconn, known, sent)
+        pgconn.exit_pipeline_mode()
+    except BaseException:
+        pgconn.finish()
+        raise
+    if error is not None:
+        raise error
+    return [one.rows for one in sent if one.statement is not None]
+
+
+def _send(
+    pgconn: pq.abc.PGconn, known: set[bytes], query: LiteralString, values: Mapping[str, object], prepare: bool
+) -> Iterator[_Sent]:
+    statement = _statements.get(query) or _statement(query)
+    parameters = [_encoded(values[name]) for name in statement.parameters]
+    formats = [_BINARY if binary else _TEXT for _, binary in parameters]
+    if not prepare:  # as psycopg does it for a pooler that keeps no statements
+        pgconn.send_query_params(statement.sql, [value for value, _ in parameters], None, formats, _BINARY)
+        yield _Sent(statement)
+        return
+    if statement.name not in known:
+        pgconn.send_prepare(statement.name, statement.sql)
+        yield _Sent(None, prepares=statement.name)
+    pgconn.send_query_prepared(statement.name, [value for value, _ in parameters], formats, _BINARY)
+    yield _Sent(statement)
+
+
+def _statement(query: LiteralString) -> _Prepared:
+    names = list(dict.fromkeys(_PARAMETER.findall(query)))
+    numbered = _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", query)
+    statement = _Prepared(b"lash_%d" % next(_numbers), numbered.encode(), tuple(names))
+    return _statements.setdefault(query, statement)
+
+
+def _flush(pgconn: pq.abc.PGconn) -> None:
+    while pgconn.flush():
+        if _wait(pgconn, select.POLLIN | select.POLLOUT) & select.POLLIN:
+            pgconn.consume_input()
+
+
+def _receive(pgconn: pq.abc.PGconn, known: set[bytes], sent: Sequence[_Sent]) -> psycopg.Error | None:
+    error: psycopg.Error | None = None
+    for one in sent:
+        while (result := _result(pgconn)) is not None:
+            match result.status:
+                case pq.ExecStatus.TUPLES_OK if one.statement is not None:
+                    one.rows = _rows(one.statement, result)
+                case pq.ExecStatus.COMMAND_OK:
+                    if one.prepares is not None:
+                        known.add(one.prepares)
+                case pq.ExecStatus.PIPELINE_ABORTED:
+                    pass
+                case _:
+                    error = error or error_from_result(result)
+    synced = _result(pgconn)
+    if synced is None or synced.status != pq.ExecStatus.PIPELINE_SYNC:
+        raise error or psycopg.OperationalError("the server closed the connection in a pipeline")
+    return error
+
+
+def _result(pgconn: pq.abc.PGconn) -> pq.abc.PGresult | None:
+    while pgconn.is_busy():
+        _wait(pgconn, select.POLLIN)
+        pgconn.consume_input()
+    return pgconn.get_result()
+
+
+def _wait(pgconn: pq.abc.PGconn, events: int) -> int:
+    poll = select.poll()
+    poll.register(pgconn.socket, events)
+    return poll.poll()[0][1]
+
+
+# ---------------------------------------------------------------- values
+
+
+def _encoded(value: object) -> tuple[bytes | None, bool]:
+    """A value as the server takes it, and whether that is the binary form. DataError for a NUL in a text."""
+    match value:
+        case None:
+            return None, False
+        case bytes():
+            return value, True
+        case bool():
+            return (b"t" if value else b"f"), False
+        case int():
+            return b"%d" % value, False
+        case str():
+            return _text(value), False
+        case list() if any(isinstance(item, bytes) for item in value):
+            return _bytea_array(value), True
+        case list():
+            return b"{" + b",".join(map(_array_item, value)) + b"}", False
+        case _:
+            raise TypeError(f"no form on the wire for {type(value).__name__}")
+
+
+def _text(value: str) -> bytes:
+    if "\0" in value:  # libpq would cut the text short there
+        raise psycopg.DataError("PostgreSQL text cannot hold a NUL character")
+    return value.encode()
+
+
+def _array_item(item: object) -> bytes:
+    match item:
+        case None:
+            return b"NULL"
+        case int():
+            return b"%d" % item
+        case str():
+            return b'"' + _text(item).replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+        case _:
+            raise TypeError(f"no form in an array for {type(item).__name__}")
+
+
+def _bytea_array(items: Sequence[bytes | None]) -> bytes:
+    parts = [struct.pack("!iiiii", 1, 1 if None in items else 0, _BYTEA_OID, len(items), 1)]
+    for item in items:
+        parts += (b"\xff\xff\xff\xff",) if item is None else (struct.pack("!i", len(item)), item)
+    return b"".join(parts)
+
+
+def _signed(value: bytes) -> int:
+    return int.from_bytes(value, "big", signed=True)
+
+
+_DECODERS: Mapping[int, Callable[[bytes], Any]] = {
+    16: lambda value: value == b"\x01",  # boolean
+    _BYTEA_OID: lambda value: value,
+    20: _signed,  # bigint
+    21: _signed,  # smallint
+    23: _signed,  # integer
+    25: bytes.decode,  # text
+}
+
+
+def _rows(statement: _Prepared, result: pq.abc.PGresult) -> list[Row]:
+    columns = statement.columns
+    if len(columns) != result.nfields:
+        statement.columns = columns = tuple(
+            ((result.fname(at) or b"").decode(), _DECODERS[result.ftype(at)]) for at in range(result.nfields)
+        )
+    get = result.get_value
+    rows = []
+    for row in range(result.ntuples):
+        values: Row = {}
+        for at, (name, decode) in enumerate(columns):
+            value = get(row, at)
+            values[name] = None if value is None else decode(value)
+        rows.append(values)
+    return rows
