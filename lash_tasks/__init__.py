@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lash_tasks.errors import ErrorCode as ErrorCode
     from lash_tasks.errors import LashError as LashError
     from lash_tasks.settings import Settings as Settings
+    from lash_tasks.stores.sql.schema import include_object as include_object
     from lash_tasks.tools.agents import Agent as Agent
     from lash_tasks.tools.context import ToolContext as ToolContext
     from lash_tasks.tools.context import TurnContext as TurnContext
@@ -38,6 +39,7 @@ _HOMES = {
     "ToolContext": "lash_tasks.tools.context",
     "TurnContext": "lash_tasks.tools.context",
     "TurnInput": "lash_tasks.domain.inputs",
+    "include_object": "lash_tasks.stores.sql.schema",
     "tool": "lash_tasks.tools.definition",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "ToolContext",
     "TurnContext",
     "TurnInput",
+    "include_object",
     "tool",
 ]
 

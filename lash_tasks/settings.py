@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.queues import RESERVED_NAMESPACES
 
 EMBEDDED_DATABASE_URL = "sqlite:///./.lash/lash.db"
+NO_SCHEMAS = "SQLite has no schemas; unset it, or set LASH_DATABASE_URL to postgresql://…"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 
@@ -23,6 +24,7 @@ class Settings(BaseModel):
 
     database_url: str | None = None
     database_options: dict[str, Any] = {}
+    database_schema: str | None = None
     redis_url: str | None = None
     broker_url: str | None = None
     namespace: str = ""
@@ -47,6 +49,17 @@ class Settings(BaseModel):
         if scheme not in ("postgresql+psycopg", "sqlite"):
             raise ValueError("must begin with postgresql+psycopg://, postgresql://, postgres:// or sqlite:///")
         return url
+
+    @field_validator("database_schema")
+    @classmethod
+    def _schema(cls, schema: str | None, info: ValidationInfo) -> str | None:
+        if schema is None:
+            return None
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", schema) or schema.startswith("pg_"):
+            raise ValueError("must be the name of a schema: at most 63 letters, digits, '_' and '-', and not pg_…")
+        if (info.data.get("database_url") or "").startswith("sqlite"):
+            raise ValueError(NO_SCHEMAS)
+        return schema
 
     @field_validator("redis_url")
     @classmethod
@@ -73,14 +86,27 @@ class Settings(BaseModel):
         return "sqlite" if (self.database_url or "").startswith("sqlite") else "postgresql"
 
     def require_database_url(self) -> str:
-        """The database URL; ConfigurationError if it is not set."""
+        """The URL of this application's database; ConfigurationError if none is set.
+
+        Under a namespace a SQLite file is `lash.x.db` where the URL says `lash.db`; Postgres has a schema instead.
+        """
         if self.database_url is None:
             raise ConfigurationError("Set LASH_DATABASE_URL")
+        if self.dialect == "sqlite" and self.namespace:
+            return _file_of_namespace(self.database_url, self.namespace)
         return self.database_url
+
+    def effective_schema(self) -> str | None:
+        """The Postgres schema of our tables: the one that is set, else the namespace's; None is the server's choice."""
+        if self.dialect == "sqlite":
+            return None
+        return self.database_schema or (f"lash_{self.namespace}" if self.namespace else None)
 
     def embedded(self) -> Settings:
         """These settings for the embedded wiring: its database where none is set, and no Redis and no broker."""
         url = self.database_url or EMBEDDED_DATABASE_URL
+        if url.startswith("sqlite") and self.database_schema is not None:
+            raise ConfigurationError(f"LASH_DATABASE_SCHEMA: {NO_SCHEMAS}")
         return self.model_copy(update={"database_url": url, "redis_url": None, "broker_url": None})
 
     def effective_broker_url(self) -> str | None:
@@ -106,6 +132,7 @@ class Settings(BaseModel):
 VARIABLES: dict[str, str] = {
     "database_url": "LASH_DATABASE_URL",
     "database_options": "LASH_DATABASE_OPTIONS",
+    "database_schema": "LASH_DATABASE_SCHEMA",
     "redis_url": "LASH_REDIS_URL",
     "broker_url": "LASH_BROKER_URL",
     "namespace": "LASH_NAMESPACE",
@@ -118,6 +145,16 @@ VARIABLES: dict[str, str] = {
     "openai_api_key": "OPENAI_API_KEY",
     "openai_base_url": "OPENAI_BASE_URL",
 }
+
+
+def _file_of_namespace(url: str, namespace: str) -> str:
+    location, mark, query = url.partition("?")
+    path, slash, file = location.rpartition("/")
+    if file in ("", ":memory:"):
+        return url
+    stem, dot, suffix = file.rpartition(".")
+    name = f"{stem}.{namespace}.{suffix}" if dot and stem else f"{file}.{namespace}"
+    return f"{path}{slash}{name}{mark}{query}"
 
 
 def _parse_json(variable: str, text: str) -> Any:

@@ -58,11 +58,11 @@ def open_stores(
     other process away. A client takes none, so it may say `allow_memory_leases`. `now_ms` replaces the database's
     clock, for tests.
     """
-    url = settings.require_database_url()
+    settings.require_database_url()
     if settings.redis_url is None and settings.dialect == "postgresql" and not allow_memory_leases:
         raise ConfigurationError("Set LASH_REDIS_URL: workers on Postgres keep out of each other's way through Redis")
     leases, slots, live, close_shared = _shared(settings.redis_url, settings.namespace)
-    database = Database.open(url, options=settings.database_options, now_ms=now_ms)
+    database = open_database(settings, now_ms=now_ms)
     return Stores(
         queue=SqlInputQueue(database),
         turns=SqlTurnStore(database, worker_ttl_ms=settings.lease_ttl_ms),
@@ -75,6 +75,17 @@ def open_stores(
         live=live,
         database=database,
         _close_shared=close_shared,
+    )
+
+
+def open_database(settings: Settings, *, now_ms: Callable[[], int] | None = None) -> Database:
+    """The database of the settings, and the schema in it that is this application's."""
+    return Database.open(
+        settings.require_database_url(),
+        options=settings.database_options,
+        schema=settings.effective_schema(),
+        namespace=settings.namespace,
+        now_ms=now_ms,
     )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from lash_tasks.celery import create_celery
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.queue import BatchState
-from lash_tasks.errors import LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
+from lash_tasks.errors import ConfigurationError, LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
 from lash_tasks.queues import ROUTES, Names
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores, open_stores
@@ -70,9 +70,12 @@ def _database(stores: Stores) -> Finding:
 def _schema(stores: Stores) -> Finding:
     try:
         schema.check(stores.database.engine)
+    except ConfigurationError as error:
+        return Finding("schema", Health.FAILED, error.sentence(), "check LASH_DATABASE_SCHEMA and LASH_NAMESPACE")
     except SchemaBehind as error:
         return Finding("schema", Health.FAILED, error.sentence(), "run: lash-tasks db upgrade")
-    return Finding("schema", Health.OK, f"at {schema.current(stores.database.engine)}")
+    where = "" if stores.database.schema is None else f" in {stores.database.schema}"
+    return Finding("schema", Health.OK, f"at {schema.current(stores.database.engine)}{where}")
 
 
 def _clocks(stores: Stores) -> Finding:

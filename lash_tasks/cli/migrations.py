@@ -42,10 +42,9 @@ def check(as_json: JsonFlag = False) -> None:
 @contextmanager
 def _engine() -> Iterator[Engine]:
     """The engine of the environment's database, with its options."""
-    from lash_tasks.stores.sql.engine import Database
+    from lash_tasks.stores.bundle import open_database
 
-    settings = Settings.from_environment()
-    database = Database.open(settings.require_database_url(), options=settings.database_options)
+    database = open_database(Settings.from_environment())
     try:
         yield database.engine
     finally:

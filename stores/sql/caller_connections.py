@@ -6,8 +6,10 @@ the caller's transaction is what they are about.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -17,6 +19,7 @@ from sqlalchemy import Connection, TextClause, event, text
 from sqlalchemy.engine.default import DefaultDialect
 
 from lash_tasks.errors import InvalidInput
+from lash_tasks.stores.sql.tables import PREFIX
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
@@ -30,13 +33,20 @@ _PYFORMAT = DefaultDialect(paramstyle="pyformat")
 class PortableStatement:
     """A statement with `:name` parameters in the two forms that SQLAlchemy and plain drivers read."""
 
-    clause: TextClause
-    pyformat: str
+    sql: str
+    clause: TextClause = field(compare=False)
+    pyformat: str = field(compare=False)
 
     @classmethod
     def of(cls, sql: str) -> PortableStatement:
         clause = text(sql)
-        return cls(clause, str(clause.compile(dialect=_PYFORMAT)))
+        return cls(sql, clause, str(clause.compile(dialect=_PYFORMAT)))
+
+
+@cache
+def _in_schema(statement: PortableStatement, schema: str) -> PortableStatement:
+    """The statement with our tables named by their schema."""
+    return PortableStatement.of(re.sub(rf"\b{PREFIX}\w+", lambda table: f'"{schema}".{table[0]}', statement.sql))
 
 
 class CallerConnection(Protocol):
@@ -54,8 +64,16 @@ class CallerConnection(Protocol):
         ...
 
 
-def caller_connection(connection: object) -> CallerConnection:
-    """The connection behind `connection=`; InvalidInput if it is none that we know."""
+def caller_connection(connection: object, *, schema: str | None = None) -> CallerConnection:
+    """The connection behind `connection=`; InvalidInput if it is none that we know.
+
+    With a `schema` our statements name it: the caller's search_path is the caller's.
+    """
+    known = _known(connection)
+    return known if schema is None or known.dialect != "postgresql" else _InSchema(known, schema)
+
+
+def _known(connection: object) -> CallerConnection:
     from sqlalchemy.orm import Session, scoped_session  # heavy, and nobody else here needs it
 
     match connection:
@@ -71,6 +89,22 @@ def caller_connection(connection: object) -> CallerConnection:
         return DjangoConnection(cast(_DjangoWrapper, connection))
     kinds = "a SQLAlchemy Connection or Session, a psycopg 3 Connection, or django.db.connection"
     raise InvalidInput("connection", f"is a {type(connection).__name__} and must be {kinds}")
+
+
+class _InSchema:
+    """A connection on which our tables are found by the name of their schema."""
+
+    dialect = "postgresql"
+
+    def __init__(self, connection: CallerConnection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+
+    def run(self, statement: PortableStatement, parameters: Mapping[str, object]) -> Sequence[Row]:
+        return self._connection.run(_in_schema(statement, self._schema), parameters)
+
+    def after_commit(self, callback: Callable[[], None]) -> bool:
+        return self._connection.after_commit(callback)
 
 
 # ---------------------------------------------------------------- the kinds

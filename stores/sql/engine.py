@@ -54,16 +54,26 @@ class Database:
 
     @classmethod
     def open(
-        cls, url: str, *, options: Mapping[str, Any] | None = None, now_ms: Callable[[], int] | None = None
+        cls,
+        url: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        schema: str | None = None,
+        namespace: str = "",
+        now_ms: Callable[[], int] | None = None,
     ) -> Database:
         """The database at `url`; `sqlite://` is one that lives in memory as long as this object.
 
         `options` reaches `create_engine` and wins over what stands here; its `connect_args` are merged by key. A
-        SQLite file and its directory are created. `now_ms` replaces the database's clock, for tests.
+        SQLite file and its directory are created. `schema` is where our tables lie on Postgres: every connection finds
+        them there, and `schema.check` refuses those of another `namespace`. `now_ms` replaces the database's clock,
+        for tests.
         """
         parsed = _parsed(url)
         if parsed.get_backend_name() != "sqlite":
-            return cls(create_engine(parsed, **_postgres_options(parsed, dict(options or {}))), now_ms)
+            engine = create_engine(parsed, **_postgres_options(parsed, dict(options or {}), schema))
+            engine.update_execution_options(lash_schema=schema, lash_namespace=namespace)
+            return cls(engine, now_ms)
         in_memory = parsed.database in (None, "", ":memory:")
         if not in_memory:
             Path(cast(str, parsed.database)).parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +85,12 @@ class Database:
         database = cls(engine, now_ms)
         with database.reading():  # the switch to WAL must not race between first users
             return database
+
+    @property
+    def schema(self) -> str | None:
+        """The Postgres schema of our tables; None: wherever connections look by themselves."""
+        schema: str | None = self.engine.get_execution_options().get("lash_schema")
+        return schema
 
     def close(self) -> None:
         """Close the connections and open none any more: whoever still asks gets StoreUnavailable. Idempotent."""
@@ -175,14 +191,18 @@ def _parsed(url: str) -> URL:
         ) from None
 
 
-def _postgres_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
-    """Our defaults beneath what the URL and the options say; server settings of theirs follow ours and so win."""
+def _postgres_options(url: URL, options: dict[str, Any], schema: str | None) -> dict[str, Any]:
+    """Our defaults beneath what the URL and the options say; server settings of theirs follow ours and so win.
+
+    Except where our tables lie: that has a setting of its own.
+    """
     asked = dict(options.get("connect_args", {}))
     in_url = url.normalized_query
     connect_args = {key: value for key, value in _POSTGRES_CONNECT.items() if key not in in_url}
     theirs = asked.pop("options", "")
     if theirs is not None:  # null asks for none at all: some poolers take none
-        connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *in_url.get("options", ()), theirs])
+        search_path = () if schema is None else (f'-c search_path="{schema}"',)
+        connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *in_url.get("options", ()), theirs, *search_path])
     defaults = {"pool_size": 10, "max_overflow": 10, "hide_parameters": True, "connect_args": connect_args}
     return _merged(defaults, {**options, "connect_args": asked})
 

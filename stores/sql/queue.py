@@ -110,7 +110,7 @@ class SqlInputQueue:
         self, connection: object, draft: BatchDraft, *, on_commit: Callable[[], None] | None = None
     ) -> CallerEnqueued:
         """A duplicate in another open transaction is waited for. Errors of the driver pass as they are."""
-        caller = caller_connection(connection)
+        caller = caller_connection(connection, schema=self._database.schema)
         self._require_our_database(caller)
         enqueued = self._enqueue(caller, draft)
         hooked = on_commit is not None and enqueued.created and caller.after_commit(on_commit)

@@ -17,7 +17,8 @@ from typing import Any, Self
 from lash_tasks.client import Client
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.turns import AssembledTurn
-from lash_tasks.settings import Settings
+from lash_tasks.settings import VARIABLES, Settings
+from lash_tasks.stores.bundle import open_database
 from lash_tasks.stores.sql import schema
 from tests.endpoint import ModelEndpoint, call_number, last_user_text
 from tests.services import wait_until
@@ -87,12 +88,22 @@ class WorkerProcess:
 
 
 class Cluster:
-    """A database, a Redis, a model endpoint, and whatever workers a test starts."""
+    """A database, a Redis, a model endpoint, and whatever workers a test starts. `more` are further settings."""
 
-    def __init__(self, directory: Path, postgres_url: str, redis_url: str, endpoint: ModelEndpoint, ttl: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        postgres_url: str,
+        redis_url: str,
+        endpoint: ModelEndpoint,
+        ttl: float,
+        **more: str,
+    ) -> None:
         self.directory = directory
         self.endpoint = endpoint
-        self.settings = Settings(database_url=postgres_url, redis_url=redis_url, lease_ttl=ttl)
+        self.settings = Settings.model_validate(
+            {"database_url": postgres_url, "redis_url": redis_url, "lease_ttl": ttl, **more}
+        )
         self.tool_log = directory / "tools.log"
         self.hold = directory / "hold"
         self.die_once = directory / "die-once"
@@ -102,13 +113,16 @@ class Cluster:
             "LASH_DATABASE_URL": postgres_url,
             "LASH_REDIS_URL": redis_url,
             "LASH_LEASE_TTL": str(ttl),
+            **{VARIABLES[field]: value for field, value in more.items()},
             "OPENAI_BASE_URL": endpoint.base_url,
             "OPENAI_API_KEY": API_KEY,
             "LASH_TEST_TOOL_LOG": str(self.tool_log),
             "LASH_TEST_HOLD": str(self.hold),
             "LASH_TEST_DIE_ONCE": str(self.die_once),
         }
-        schema.upgrade(postgres_url)
+        database = open_database(self.settings)
+        schema.upgrade(database.engine)
+        database.close()
         self._workers = 0
 
     @contextmanager
