@@ -67,6 +67,7 @@ class ErrorCode(StrEnum):
     TURN_TIME_EXCEEDED = "turn_time_exceeded"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     INSTRUCTIONS_FAILED = "instructions_failed"
+    OUTPUT_INVALID = "output_invalid"
     MISSING_DONE = "missing_done"
 
 

@@ -40,6 +40,15 @@ class AgentSnapshot:
     tools: tuple[ToolSpec, ...] = ()
     max_iterations: int = 20
     max_turn_seconds: int = 600
+    fallbacks: tuple[str, ...] | None = None
+    """Models that are asked when one before them cannot answer, in order; None if there are none."""
+    output_schema: JsonObject | None = None
+    """JSON schema that the answer has to fit; None where any text is an answer."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models in the order in which they are asked."""
+        return (self.model, *(self.fallbacks or ()))
 
     def ref(self) -> str:
         """The digest that names this snapshot."""

@@ -48,16 +48,21 @@ def parse_object(text: str) -> JsonObject:
     Whatever it returns, `canonical` and `encode` can carry: lone surrogates become U+FFFD, numbers that no float can
     hold and deep nesting are refused.
     """
+    value = parse_value(text) if text.strip() else {}
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    return value
+
+
+def parse_value(text: str) -> JsonValue:
+    """The JSON value in `text`, as `parse_object` reads an object; ValueError with the reason if there is none."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite) if text.strip() else {}
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError("is not a JSON object")
-    scrubbed: JsonObject = scrub(value, MAX_ARGUMENTS_DEPTH)
-    return scrubbed
+    return scrub(value, MAX_ARGUMENTS_DEPTH)
 
 
 def scrub(value: JsonValue, levels: int = MAX_DEPTH) -> JsonValue:

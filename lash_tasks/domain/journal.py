@@ -17,6 +17,8 @@ class EffectKind(StrEnum):
     TOOL_ATTEMPT = "tool_attempt"
     CHECKPOINT = "checkpoint"
     SYNC_EXECUTION_ENVIRONMENT = "sync_execution_environment"
+    OUTPUT_CHECK = "output_check"
+    """Ours: whether an answer fits the agent's output type, which only the application's code can say."""
 
 
 class EffectState(StrEnum):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, overload
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from lash_tasks.domain.codec import JsonValue, canonical
 from lash_tasks.domain.ids import BatchId, CallId, SessionId, TurnId
 from lash_tasks.domain.messages import ToolStatus
 from lash_tasks.domain.usage import TokenUsage
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 5
 """Openings without progress after which a turn is ended and its input dead-lettered."""
@@ -181,6 +183,8 @@ class AssembledTurn:
     errors: tuple[TurnIssue, ...]
     attempt: int = 1
     committed_at_ms: int | None = None
+    output: JsonValue = None
+    """The answer as a JSON value, where the agent has an `output_type` and the turn finished."""
 
     @property
     def ok(self) -> bool:
@@ -189,6 +193,16 @@ class AssembledTurn:
     @property
     def text(self) -> str:
         return self.assistant_output.safe_text
+
+    @overload
+    def output_as(self, kind: type[T]) -> T: ...
+    @overload
+    def output_as(self, kind: object) -> JsonValue: ...
+    def output_as(self, kind: JsonValue) -> JsonValue:
+        """`output` as an instance of `kind`, as pydantic reads it; ValueError if it does not fit or there is none."""
+        if not self.ok:
+            raise ValueError("a turn that stopped has no output; look at outcome and errors")
+        return TypeAdapter[JsonValue](kind).validate_json(canonical(self.output))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

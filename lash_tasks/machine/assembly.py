@@ -75,6 +75,7 @@ def assemble(
         tool_calls=turn.calls,
         errors=issues,
         attempt=attempt,
+        output=turn.output if isinstance(outcome, Finished) else None,
     )
     return TurnResult(
         turn=assembled,

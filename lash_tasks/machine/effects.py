@@ -39,6 +39,21 @@ class CallModel:
     envelope: Envelope
     iteration: int
     request: ModelRequest
+    model: str
+    """`provider:model`."""
+    instead_of: str | None = None
+    """The model that has just failed to answer the same request."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutput:
+    """Ask the application's code whether the answer `text` fits the agent's output type."""
+
+    effect_id: int
+    key: ReplayKey
+    envelope: Envelope
+    iteration: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,7 @@ class Finish:
 
 FINISH = Finish()
 
-Effect = RenderInstructions | CallModel | RunTools | TakeCheckpoint | Finish
+Effect = RenderInstructions | CallModel | CheckOutput | RunTools | TakeCheckpoint | Finish
 
 
 # Facts.
@@ -99,6 +114,14 @@ class InstructionsRendered:
 @dataclass(frozen=True, slots=True)
 class ModelReturned:
     outcome: ModelOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class OutputChecked:
+    """The answer as a JSON value, or in `problem` what is wrong with it, in words for the model."""
+
+    value: JsonValue = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +150,4 @@ class TurnHalted:
     outcomes: tuple[tuple[int, ToolOutcome], ...] = ()
 
 
-Reply = InstructionsRendered | ModelReturned | ToolsReturned | CheckpointPassed | TurnHalted
+Reply = InstructionsRendered | ModelReturned | OutputChecked | ToolsReturned | CheckpointPassed | TurnHalted

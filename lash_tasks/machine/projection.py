@@ -30,7 +30,16 @@ def project(agent: AgentSnapshot, instructions: str, messages: tuple[Message, ..
         for message in messages
         if (parts := tuple(part for raw in message.parts if (part := _project_part(message.role, raw)) is not None))
     )
-    return ModelRequest(instructions.strip(), projected, agent.tools)
+    return ModelRequest(_system(agent, instructions), projected, agent.tools)
+
+
+def _system(agent: AgentSnapshot, instructions: str) -> str:
+    """The instructions, and where the answer has a type, how it has to look: words work at every endpoint."""
+    if agent.output_schema is None:
+        return instructions.strip()
+    schema = canonical(agent.output_schema).decode("utf-8", "replace")
+    wanted = f"Give your final answer as one JSON value that fits this JSON schema, and write nothing else:\n{schema}"
+    return f"{instructions.strip()}\n\n{wanted}".strip()
 
 
 def _project_part(role: Role, part: Part) -> Part | None:

@@ -62,6 +62,8 @@ class ModelError:
     code: str
     terminal_reason: TerminalReason = TerminalReason.PROVIDER_ERROR
     raw: str | None = None
+    retryable: bool = False
+    """Whether the same call might have succeeded later: then another model may be asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ resume a replay. And every order but Finish waits for exactly one fact; a fact o
 
     RenderInstructions --InstructionsRendered--> CallModel
     CallModel          --ModelReturned---------> RunTools | TakeCheckpoint(before_completion) | Finish
+                                                 | CallModel (a fallback) | CheckOutput (the answer has a type)
+    CheckOutput        --OutputChecked---------> TakeCheckpoint(before_completion, or after_work to ask again) | Finish
     RunTools           --ToolsReturned---------> TakeCheckpoint(after_work) | Finish
     TakeCheckpoint     --CheckpointPassed------> CallModel | Finish
     any                --TurnHalted------------> Finish
@@ -58,12 +60,14 @@ from lash_tasks.errors import ErrorCode
 from lash_tasks.machine.effects import (
     FINISH,
     CallModel,
+    CheckOutput,
     CheckpointKind,
     CheckpointPassed,
     Effect,
     Finish,
     InstructionsRendered,
     ModelReturned,
+    OutputChecked,
     PlannedCall,
     RenderInstructions,
     Reply,
@@ -77,6 +81,9 @@ from lash_tasks.machine.requests import ModelError, ModelResponse, TerminalReaso
 
 MACHINE_VERSION = 1
 """Raised when the machine would give other orders for the same facts; a turn is pinned to the one it began with."""
+
+MAX_CORRECTIONS = 2
+"""How often a model is told that its answer does not fit before the turn ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +103,12 @@ class Turn:
     calls: tuple[ToolCallRecord, ...] = ()
     issues: tuple[TurnIssue, ...] = ()
     joined: tuple[BatchId, ...] = ()
+    models_failed: int = 0
+    """How many of the agent's models could not answer. None of them is asked again in this turn."""
+    corrections: int = 0
+    """How often the model was told in a row that its answer does not fit."""
+    output: JsonValue = None
+    """The answer as a JSON value, once it fits."""
     waiting: Effect = FINISH
     """The order whose fact is awaited."""
     held: TurnOutcome | None = None
@@ -129,6 +142,8 @@ def advance(turn: Turn, reply: Reply) -> Step:
             return _after_rendering(turn, reply)
         case CallModel() as call, ModelReturned():
             return _after_model(turn, call, reply)
+        case CheckOutput() as check, OutputChecked():
+            return _after_check(turn, check, reply)
         case RunTools() as run, ToolsReturned() if len(reply.outcomes) == len(run.calls):
             return _after_tools(turn, run, reply.outcomes)
         case TakeCheckpoint() as checkpoint, CheckpointPassed():
@@ -159,10 +174,9 @@ def _after_model(turn: Turn, call: CallModel, reply: ModelReturned) -> Step:
         error = reply.outcome.error or ModelError("the provider gave no answer", ErrorCode.LLM_PROVIDER)
         if error.terminal_reason is TerminalReason.CANCELLED:
             return _stop(turn, StopKind.CANCELLED)
-        issue = TurnIssue(IssueKind.LLM_PROVIDER, error.code, f"LLM error: {error.message}", error.raw)
-        return _stop(turn, StopKind.PROVIDER_ERROR, issue)
+        return _after_model_error(turn, call, error)
     if response.usage:
-        turn = replace(turn, usage=(*turn.usage, UsageEntry(call.key, "turn", turn.agent.model, response.usage)))
+        turn = replace(turn, usage=(*turn.usage, UsageEntry(call.key, "turn", call.model, response.usage)))
     match response.terminal_reason:
         case TerminalReason.OUTPUT_LIMIT:
             return _cut_short(turn, response, StopKind.INCOMPLETE)
@@ -177,6 +191,17 @@ def _after_model(turn: Turn, call: CallModel, reply: ModelReturned) -> Step:
     return _answer(turn, response)
 
 
+def _after_model_error(turn: Turn, call: CallModel, error: ModelError) -> Step:
+    """The next model is asked if the call might have succeeded later; the failure stays among the turn's issues."""
+    who = f" ({call.model})" if turn.agent.fallbacks else ""
+    issue = TurnIssue(IssueKind.LLM_PROVIDER, error.code, f"LLM error{who}: {error.message}", error.raw)
+    failed = turn.models_failed + 1
+    if not error.retryable or failed == len(turn.agent.models):
+        return _stop(turn, StopKind.PROVIDER_ERROR, issue)
+    turn = replace(turn, models_failed=failed, issues=(*turn.issues, issue))
+    return _call_model(turn, sync=False, instead_of=call.model)
+
+
 def _answer(turn: Turn, response: ModelResponse) -> Step:
     parts = _worth_keeping(response.parts)
     if parts:
@@ -185,7 +210,29 @@ def _answer(turn: Turn, response: ModelResponse) -> Step:
         message = "LLM error: the model answered with nothing"
         issue = _issue(IssueKind.LLM_PROVIDER, ErrorCode.EMPTY_RESPONSE, message)
         return _stop(turn, StopKind.PROVIDER_ERROR, issue)
-    return _checkpoint(replace(turn, held=finished(joined_text(response))), CheckpointKind.BEFORE_COMPLETION)
+    turn = replace(turn, held=finished(joined_text(response)))
+    if turn.agent.output_schema is not None:
+        return _check_output(turn, joined_text(response))
+    return _checkpoint(turn, CheckpointKind.BEFORE_COMPLETION)
+
+
+def _after_check(turn: Turn, check: CheckOutput, reply: OutputChecked) -> Step:
+    """An answer that does not fit goes back to the model, as a round of tools would."""
+    if reply.problem is None:
+        return _checkpoint(replace(turn, output=reply.value, corrections=0), CheckpointKind.BEFORE_COMPLETION)
+    turn = replace(turn, held=None)
+    if turn.corrections == MAX_CORRECTIONS:
+        problem = f"the answer does not fit the output type after {MAX_CORRECTIONS} corrections: {reply.problem}"
+        return _stop(turn, StopKind.RUNTIME_ERROR, _issue(IssueKind.RUNTIME, ErrorCode.OUTPUT_INVALID, problem))
+    if turn.iteration + 1 >= turn.agent.max_iterations:
+        problem = f"the answer does not fit the output type, and no model call is left to mend it: {reply.problem}"
+        return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.OUTPUT_INVALID, problem))
+    note = TextPart(
+        f"This answer does not fit the JSON schema: {reply.problem}\nAnswer again, with the JSON value alone."
+    )
+    turn = _add(turn, Role.SYSTEM, (note,), Origin("runtime"))
+    turn = replace(turn, corrections=turn.corrections + 1, iteration=turn.iteration + 1)
+    return _checkpoint(turn, CheckpointKind.AFTER_WORK)
 
 
 def _cut_short(turn: Turn, response: ModelResponse, kind: StopKind) -> Step:
@@ -259,7 +306,7 @@ def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointP
         return _call_model(turn)
     if not reply.joined:
         return _finish(replace(turn, outcome=turn.held))
-    turn = replace(turn, held=None, iteration=turn.iteration + 1)
+    turn = replace(turn, held=None, output=None, iteration=turn.iteration + 1)
     if turn.iteration >= turn.agent.max_iterations:
         problem = f"Turn limit reached ({turn.agent.max_iterations}): input that joined the turn was not answered."
         return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, problem))
@@ -277,24 +324,31 @@ def _halt(turn: Turn, reply: TurnHalted) -> Step:
 # ---------------------------------------------------------------- orders
 
 
-def _call_model(turn: Turn, *, sync: bool = True) -> Step:
+def _call_model(turn: Turn, *, sync: bool = True, instead_of: str | None = None) -> Step:
     """The next model call. Each iteration has a place for a sync before it, so effect ids follow effects §11.3."""
     if sync:
         turn = replace(turn, next_effect_id=turn.next_effect_id + 1)
     effect_id, key = _next_key(turn, EffectKind.LLM_CALL)
     request = project(turn.agent, turn.instructions, (*turn.history, *turn.added))
+    model = turn.agent.models[turn.models_failed]
     # History before the turn is fixed by the base revision, so the envelope stays small whatever its length.
     envelope = Envelope(
         EffectKind.LLM_CALL,
         {
-            "model": turn.agent.model,
+            "model": model,
             "base_revision": turn.intent.base_revision,
             "system": digest(request.system)[:16],
             "tools": digest([spec.name for spec in request.tools])[:16],
             "messages": [digest(to_json(Message, message))[:16] for message in turn.added],
         },
     )
-    return _order(turn, CallModel(effect_id, key, envelope, turn.iteration, request))
+    return _order(turn, CallModel(effect_id, key, envelope, turn.iteration, request, model, instead_of))
+
+
+def _check_output(turn: Turn, text: str) -> Step:
+    effect_id, key = _next_key(turn, EffectKind.OUTPUT_CHECK)
+    envelope = Envelope(EffectKind.OUTPUT_CHECK, {"agent_ref": turn.intent.agent_ref, "text": digest(text)[:16]})
+    return _order(turn, CheckOutput(effect_id, key, envelope, turn.iteration, text))
 
 
 def _checkpoint(turn: Turn, kind: CheckpointKind) -> Step:

@@ -16,12 +16,14 @@ from lash_tasks.domain.turns import MAX_ATTEMPTS, IssueKind, StopKind, ToolOutco
 from lash_tasks.errors import ErrorCode
 from lash_tasks.machine.effects import (
     CallModel,
+    CheckOutput,
     CheckpointKind,
     CheckpointPassed,
     Effect,
     Finish,
     InstructionsRendered,
     ModelReturned,
+    OutputChecked,
     PlannedCall,
     RenderInstructions,
     Reply,
@@ -82,7 +84,8 @@ class Drive:
             return _mismatch(effect.envelope, recorded) or _replayed(effect, recorded)
         if isinstance(effect, TakeCheckpoint):
             return self._checkpoint(effect)
-        halted = self._must_halt()
+        # An answer that is there is checked whatever else is wanted of the turn: it may be its end (effects §17, W-33).
+        halted = None if isinstance(effect, CheckOutput) else self._must_halt()
         if halted is not None:
             return halted
         self.services.reached(CrashPoint.BEFORE_EFFECT)
@@ -91,12 +94,14 @@ class Drive:
         except Interrupted as interrupted:
             return _cancelled(interrupted)
 
-    def _perform(self, effect: RenderInstructions | CallModel) -> Reply:
+    def _perform(self, effect: RenderInstructions | CallModel | CheckOutput) -> Reply:
         match effect:
             case RenderInstructions():
                 return self.performer.render(effect)
             case CallModel():
                 return ModelReturned(self.performer.call_model(effect))
+            case CheckOutput():
+                return self.performer.check_output(effect)
             case _:
                 assert_never(effect)
 
@@ -186,7 +191,7 @@ class Drive:
         return None
 
 
-def _replayed(effect: RenderInstructions | CallModel | TakeCheckpoint, recorded: RecordedEffect) -> Reply:
+def _replayed(effect: RenderInstructions | CallModel | CheckOutput | TakeCheckpoint, recorded: RecordedEffect) -> Reply:
     outcome = recorded.outcome or b""
     match effect:
         case RenderInstructions():
@@ -194,6 +199,9 @@ def _replayed(effect: RenderInstructions | CallModel | TakeCheckpoint, recorded:
             return rendered
         case CallModel():
             return ModelReturned(decode(ModelOutcome, outcome))
+        case CheckOutput():
+            checked: OutputChecked = decode(OutputChecked, outcome)
+            return checked
         case TakeCheckpoint():
             return CheckpointPassed(decode_joined(outcome))
         case _:

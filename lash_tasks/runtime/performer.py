@@ -18,7 +18,9 @@ from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import ErrorCode, LashError, StoreUnavailable
 from lash_tasks.machine.effects import (
     CallModel,
+    CheckOutput,
     InstructionsRendered,
+    OutputChecked,
     PlannedCall,
     RenderInstructions,
     RunTools,
@@ -99,9 +101,11 @@ class EffectPerformer:
     # ------------------------------------------------------------ the model
 
     def call_model(self, effect: CallModel) -> ModelOutcome:
-        self._live.emit(ActivityType.MODEL_REQUEST_STARTED, iteration=effect.iteration)
+        if effect.instead_of is not None:
+            self._live.reset()
+        self._live.emit(ActivityType.MODEL_REQUEST_STARTED, iteration=effect.iteration, model=effect.model)
         self._live.flush()
-        provider_name, _, model = self._agent.model.partition(":")
+        provider_name, _, model = effect.model.partition(":")
         call = ModelCall(
             model=model,
             request=effect.request,
@@ -136,6 +140,15 @@ class EffectPerformer:
             log.exception("a provider raised", extra={"provider": provider_name})
             message = f"the provider {provider_name!r} raised {type(error).__name__}"
             return ModelOutcome(error=ModelError(message, "provider_raised"))
+
+    # ------------------------------------------------------------ the answer
+
+    def check_output(self, effect: CheckOutput) -> OutputChecked:
+        """The verdict of the application's output type. Recorded, because another version of it may judge otherwise."""
+        checked = self._services.agents[self._opened.intent.agent].check_output(effect.text)
+        self._services.reached(CrashPoint.AFTER_PERFORM)
+        self._record(effect, encode(OutputChecked, checked))
+        return checked
 
     # ------------------------------------------------------------ tools
 
@@ -230,7 +243,7 @@ class EffectPerformer:
 
     # ------------------------------------------------------------ recording
 
-    def _record(self, effect: RenderInstructions | CallModel, outcome: bytes) -> None:
+    def _record(self, effect: RenderInstructions | CallModel | CheckOutput, outcome: bytes) -> None:
         row = self._journal.row(effect.key, effect.effect_id, EffectState.DONE, effect.envelope, outcome)
         self._note(self._journal.record(row))
         self._services.reached(CrashPoint.AFTER_RECORD)
@@ -275,7 +288,7 @@ class EffectPerformer:
 def _model_error(failure: ProviderFailure) -> ModelError:
     known = failure.terminal_reason in tuple(TerminalReason)
     reason = TerminalReason(failure.terminal_reason) if known else TerminalReason.PROVIDER_ERROR
-    return ModelError(failure.message, failure.code, reason, failure.raw)
+    return ModelError(failure.message, failure.code, reason, failure.raw, failure.retryable)
 
 
 def _as_recorded(outcome: ModelOutcome) -> ModelOutcome:

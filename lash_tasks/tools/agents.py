@@ -7,19 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import scrub
+from lash_tasks.domain.codec import JsonValue, scrub
 from lash_tasks.domain.ids import name_problem
 from lash_tasks.errors import ConfigurationError
+from lash_tasks.machine.effects import OutputChecked
 from lash_tasks.tools.context import TurnContext
 from lash_tasks.tools.definition import Tool
+from lash_tasks.tools.output import ANY_JSON, OutputType, read_output_type
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
     """A model, what it is told, and what it may call. Checked when it is made: ConfigurationError says what to change.
 
-    `model` is `provider:model`. `instructions` are text, or a function of the turn that is called once a turn and whose
-    answer is recorded. A turn ends after `max_iterations` model calls or `max_turn_seconds`.
+    `model` is `provider:model`; `fallbacks` are models that are asked, in order, when a failure of the one before could
+    pass and has used up its retries. `instructions` are text, or a function of the turn that is called once a turn and
+    whose answer is recorded. With `output_type`, any type that pydantic can describe, the answer is JSON of that type:
+    `turn.output`, `turn.output_as(...)`. A turn ends after `max_iterations` model calls or `max_turn_seconds`.
     """
 
     name: str
@@ -29,6 +33,9 @@ class Agent:
     tools: Sequence[Tool[..., object]] = ()
     max_iterations: int = 20
     max_turn_seconds: int = 600
+    fallbacks: Sequence[str] = ()
+    output_type: JsonValue = None
+    _output: OutputType | None = field(init=False, repr=False, compare=False)
     _snapshot: AgentSnapshot = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +48,8 @@ class Agent:
                     f"agent {self.name!r}: {limit} must be a whole number of at least 1, not {value!r}"
                 )
         object.__setattr__(self, "tools", self._checked_tools())
+        output = None if self.output_type is None else read_output_type(f"agent {self.name!r}", self.output_type)
+        object.__setattr__(self, "_output", output)
         snapshot = AgentSnapshot(
             name=self.name,
             model=self.model,
@@ -48,6 +57,8 @@ class Agent:
             tools=tuple(tool.spec for tool in self.tools),
             max_iterations=self.max_iterations,
             max_turn_seconds=self.max_turn_seconds,
+            fallbacks=tuple(self.fallbacks) or None,
+            output_schema=output.schema if output is not None else None,
         )
         object.__setattr__(self, "_snapshot", snapshot)
 
@@ -67,6 +78,10 @@ class Agent:
         scrubbed: str = scrub(text)
         return scrubbed
 
+    def check_output(self, text: str) -> OutputChecked:
+        """Whether an answer fits the output type. An agent that has none any more takes every JSON value."""
+        return (self._output or ANY_JSON).check(text)
+
     def tool(self, name: str) -> Tool[..., object] | None:
         return next((tool for tool in self.tools if tool.name == name), None)
 
@@ -74,13 +89,23 @@ class Agent:
         problem = name_problem(self.name) if isinstance(self.name, str) else "must be a string"
         if problem:
             raise ConfigurationError(f"agent {self.name!r}: name {problem}")
-        problem = name_problem(self.model) if isinstance(self.model, str) else "must be a string"
+        self._check_model("model", self.model)
+        if isinstance(self.fallbacks, str) or not isinstance(self.fallbacks, Sequence):
+            raise ConfigurationError(f"agent {self.name!r}: fallbacks must be a list of models, not {self.fallbacks!r}")
+        for fallback in self.fallbacks:
+            self._check_model("fallback", fallback)
+        models = [self.model, *self.fallbacks]
+        if len(set(models)) < len(models):
+            raise ConfigurationError(f"agent {self.name!r}: fallbacks must be other models than those before them")
+
+    def _check_model(self, what: str, name: object) -> None:
+        problem = name_problem(name) if isinstance(name, str) else "must be a string"
         if problem:
-            raise ConfigurationError(f"agent {self.name!r}: model {problem}")
-        provider, _, model = self.model.partition(":")
+            raise ConfigurationError(f"agent {self.name!r}: {what} {problem}")
+        provider, _, model = str(name).partition(":")
         if not provider.strip() or not model.strip():
             raise ConfigurationError(
-                f"agent {self.name!r}: model must be 'provider:model', such as 'openai:gpt-5-mini', not {self.model!r}"
+                f"agent {self.name!r}: {what} must be 'provider:model', such as 'openai:gpt-5-mini', not {name!r}"
             )
 
     def _check_instructions(self) -> None:

@@ -22,6 +22,7 @@ from lash_tasks.errors import ConfigurationError
 from lash_tasks.tools.context import ToolContext
 
 _BY_NAME = frozenset({"properties", "patternProperties", "$defs"})
+_NO_SCHEMA = (PydanticUserError, PydanticUndefinedAnnotation, TypeError)
 _DATA = frozenset({"default", "const", "enum", "examples"})
 _KINDS: Mapping[object, str] = {
     inspect.Parameter.POSITIONAL_ONLY: "is positional-only; a model names its arguments, so remove the '/'",
@@ -79,6 +80,19 @@ def read_signature(function: Callable[..., object]) -> Signature:
     )
 
 
+def value_schema(label: str, annotation: JsonValue) -> JsonObject:
+    """The JSON schema of what a model should answer; ConfigurationError for a type that gives none."""
+    try:
+        adapter: TypeAdapter[JsonValue] = TypeAdapter(annotation)
+        schema: JsonObject = _without_titles(adapter.json_schema(schema_generator=_Schema))
+    except _NO_SCHEMA as error:
+        raise ConfigurationError(
+            f"{label}: output_type {_type_name(annotation)} gives no JSON schema ({_reason(error)}); "
+            "use a type that pydantic can describe"
+        ) from error
+    return schema
+
+
 def function_label(function: Callable[..., object]) -> str:
     """How errors name the function."""
     return f"tool function {function.__module__}.{function.__qualname__}"
@@ -109,12 +123,15 @@ def _resolve(label: str, what: str, function: Callable[..., object], annotation:
 def _check(label: str, what: str, annotation: JsonValue, mode: JsonSchemaMode) -> None:
     try:
         TypeAdapter(annotation).json_schema(schema_generator=_Schema, mode=mode)
-    except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+    except _NO_SCHEMA as error:
         raise ConfigurationError(
-            f"{label}: {what} is annotated {_type_name(annotation)}, which gives no JSON schema ({reason}); use types "
-            "that pydantic can describe, or ToolContext alone for the context of the call"
+            f"{label}: {what} is annotated {_type_name(annotation)}, which gives no JSON schema ({_reason(error)}); "
+            "use types that pydantic can describe, or ToolContext alone for the context of the call"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0].partition(". ")[0].rstrip(".")
 
 
 def _type_name(annotation: JsonValue) -> str:

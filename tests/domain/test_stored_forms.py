@@ -50,7 +50,7 @@ from lash_tasks.domain.turns import (
 )
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import UnsupportedRecordSchemaVersion
-from lash_tasks.machine.effects import InstructionsRendered
+from lash_tasks.machine.effects import InstructionsRendered, OutputChecked
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelResponse, TerminalReason
 
 CALL, BLOB = CallId("call_a"), BlobRef("0f" * 32)
@@ -96,7 +96,8 @@ FORMS: list[tuple[object, object, str]] = [
     (
         ModelOutcome,
         ModelOutcome(error=ModelError("refused", "http_400")),
-        '{"d":{"error":{"code":"http_400","message":"refused","terminal_reason":"provider_error"}},"v":1}',
+        '{"d":{"error":{"code":"http_400","message":"refused","retryable":false,'
+        '"terminal_reason":"provider_error"}},"v":1}',
     ),
     (
         ToolOutcome,
@@ -122,6 +123,14 @@ FORMS: list[tuple[object, object, str]] = [
         '{"d":{"max_iterations":20,"max_turn_seconds":600,"model":"scripted:x","name":"support","tools":'
         '[{"description":"d","name":"t","on_crash":"never","parameters":{"type":"object"},"timeout_ms":500}]},"v":1}',
     ),
+    (
+        AgentSnapshot,
+        AgentSnapshot("a", "m:x", "Hi", fallbacks=("m:y",), output_schema={"anyOf": [{"default": None}]}),
+        '{"d":{"fallbacks":["m:y"],"instructions":"Hi","max_iterations":20,"max_turn_seconds":600,"model":"m:x",'
+        '"name":"a","output_schema":{"anyOf":[{"default":null}]},"tools":[]},"v":1}',
+    ),
+    (OutputChecked, OutputChecked({"a": None}), '{"d":{"value":{"a":null}},"v":1}'),
+    (OutputChecked, OutputChecked(problem="no"), '{"d":{"problem":"no"},"v":1}'),
     (
         AssembledTurn,
         AssembledTurn(

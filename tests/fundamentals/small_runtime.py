@@ -18,11 +18,13 @@ from lash_tasks.domain.queue import JoinedInput
 from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnIntent, tool_failure
 from lash_tasks.machine.effects import (
     CallModel,
+    CheckOutput,
     CheckpointPassed,
     Effect,
     Finish,
     InstructionsRendered,
     ModelReturned,
+    OutputChecked,
     PlannedCall,
     RenderInstructions,
     Reply,
@@ -30,7 +32,7 @@ from lash_tasks.machine.effects import (
     TakeCheckpoint,
     ToolsReturned,
 )
-from lash_tasks.machine.requests import ModelOutcome, ModelRequest, ModelResponse
+from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelRequest, ModelResponse
 from lash_tasks.machine.turn import MACHINE_VERSION, Step, Turn, advance, begin
 
 Model = Callable[[ModelRequest], ModelResponse]
@@ -58,6 +60,10 @@ class SmallRuntime:
     waiting: list[JoinedInput] = field(default_factory=list)
     """Input that arrived while the turn ran."""
     instructions: Callable[[], str] = str
+    check: Callable[[str], OutputChecked] = OutputChecked
+    """Whether an answer fits the agent's output type."""
+    broken: set[str] = field(default_factory=set)
+    """Models that cannot be reached."""
 
     def run(self, step: Step) -> Turn:
         turn, effect = step
@@ -70,8 +76,11 @@ class SmallRuntime:
             case RenderInstructions():
                 return self.once(effect.key, InstructionsRendered, lambda: InstructionsRendered(self.instructions()))
             case CallModel():
-                request = effect.request
-                return ModelReturned(self.once(effect.key, ModelOutcome, lambda: ModelOutcome(self.model(request))))
+                call = effect
+                return ModelReturned(self.once(effect.key, ModelOutcome, lambda: self.ask(call)))
+            case CheckOutput():
+                text = effect.text
+                return self.once(effect.key, OutputChecked, lambda: self.check(text))
             case RunTools():
                 return ToolsReturned(tuple(call.settled or self.tool_outcome(call) for call in effect.calls))
             case TakeCheckpoint():
@@ -80,6 +89,11 @@ class SmallRuntime:
                 raise AssertionError("a finished turn asks for nothing")
             case _:
                 assert_never(effect)
+
+    def ask(self, effect: CallModel) -> ModelOutcome:
+        if effect.model in self.broken:
+            return ModelOutcome(error=ModelError("out of order", "503", retryable=True))
+        return ModelOutcome(self.model(effect.request))
 
     def tool_outcome(self, call: PlannedCall) -> ToolOutcome:
         return self.once(call.key, ToolOutcome, lambda: self.call_tool(call))

@@ -26,11 +26,13 @@ from lash_tasks.domain.turns import (
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.machine.effects import (
     CallModel,
+    CheckOutput,
     CheckpointPassed,
     Effect,
     Finish,
     InstructionsRendered,
     ModelReturned,
+    OutputChecked,
     RenderInstructions,
     Reply,
     RunTools,
@@ -72,6 +74,9 @@ def recorded(reply: Reply) -> Reply:
             return rendered
         case ModelReturned(outcome):
             return ModelReturned(decode(ModelOutcome, encode(ModelOutcome, outcome)))
+        case OutputChecked():
+            checked: OutputChecked = decode(OutputChecked, encode(OutputChecked, reply))
+            return checked
         case ToolsReturned(outcomes):
             return ToolsReturned(tuple(_recorded_tool(outcome) for outcome in outcomes))
         case CheckpointPassed(joined):
@@ -130,7 +135,12 @@ an_answer: st.SearchStrategy[tuple[ResponsePart, ...]] = st.sampled_from(
     [(TextPart("Hi."),), (ReasoningPart("hm", {"signature": "s"}), TextPart("One "), TextPart("\ntwo"))]
 )
 errors = st.builds(
-    ModelError, prose, st.sampled_from(["timeout", "http_400"]), st.sampled_from(TerminalReason), st.none() | prose
+    ModelError,
+    prose,
+    st.sampled_from(["timeout", "http_400"]),
+    st.sampled_from(TerminalReason),
+    st.none() | prose,
+    st.booleans(),
 ).map(lambda error: ModelOutcome(error=error))
 model_outcomes = st.sampled_from([*"rrrraaa", "cut", "odd", "error"]).flatmap(
     {
@@ -168,6 +178,8 @@ def replies_to(effect: Effect, joined_before: int) -> st.SearchStrategy[Reply]:
             return st.builds(InstructionsRendered, st.sampled_from([*["Answer."] * 6, " ", None]), st.none() | prose)
         case CallModel():
             return st.builds(ModelReturned, model_outcomes)
+        case CheckOutput():
+            return st.one_of(st.builds(OutputChecked, json_values()), st.builds(OutputChecked, st.none(), prose))
         case RunTools(calls=planned):
             results = [st.just(call.settled) if call.settled else outcomes for call in planned]
             return st.builds(ToolsReturned, st.tuples(*results))
@@ -201,9 +213,13 @@ def halts(effect: Effect) -> st.SearchStrategy[Reply]:
 
 
 agents = st.builds(
-    lambda instructions, limit: replace(AGENT, instructions=instructions, max_iterations=limit),
+    lambda instructions, limit, fallbacks, schema: replace(
+        AGENT, instructions=instructions, max_iterations=limit, fallbacks=fallbacks, output_schema=schema
+    ),
     st.sampled_from(["Answer briefly.", "", None]),
     st.sampled_from([4, 4, 3, 2, 1]),
+    st.sampled_from([None, None, ("scripted:y",), ("scripted:y", "other:z")]),
+    st.sampled_from([None, None, {"type": "object"}]),
 )
 HISTORY = (
     Message(MessageId("m0.0"), Role.USER, (TextPart("Before"),)),

@@ -15,12 +15,14 @@ from lash_tasks.machine.assembly import assemble
 from lash_tasks.machine.effects import (
     FINISH,
     CallModel,
+    CheckOutput,
     CheckpointKind,
     CheckpointPassed,
     Effect,
     Finish,
     InstructionsRendered,
     ModelReturned,
+    OutputChecked,
     RenderInstructions,
     Reply,
     RunTools,
@@ -28,12 +30,20 @@ from lash_tasks.machine.effects import (
     ToolsReturned,
     TurnHalted,
 )
-from lash_tasks.machine.turn import Turn, advance, reopen
+from lash_tasks.machine.requests import TerminalReason
+from lash_tasks.machine.turn import MAX_CORRECTIONS, Turn, advance, reopen
 from tests.domain.laws import law
 from tests.machine.generated import Played, played_turns, recorded
 from tests.machine.turns import CANCELLED, NOTHING, answers, joins, returned
 
-EVERY_FACT: list[Reply] = [InstructionsRendered("x"), answers("x"), returned("x"), NOTHING, joins("x")]
+EVERY_FACT: list[Reply] = [
+    InstructionsRendered("x"),
+    answers("x"),
+    OutputChecked("x"),
+    returned("x"),
+    NOTHING,
+    joins("x"),
+]
 
 
 def spelled(order: Effect) -> bytes:
@@ -82,8 +92,38 @@ def test_facts_from_the_journal_lead_to_the_same_place(played: Played) -> None:
 def test_a_turn_ends_within_its_limit_of_model_calls(played: Played) -> None:
     calls = [order for order in played.orders if isinstance(order, CallModel)]
 
-    assert len(calls) <= played.turn.agent.max_iterations
-    assert [order.iteration for order in calls] == list(range(len(calls)))
+    first_of_each = [order for order in calls if order.instead_of is None]
+    assert len(first_of_each) <= played.turn.agent.max_iterations
+    assert [order.iteration for order in first_of_each] == list(range(len(first_of_each)))
+
+
+@law
+@given(played_turns())
+def test_each_model_is_given_up_once_and_only_for_a_failure_that_could_pass(played: Played) -> None:
+    models = list(played.turn.agent.models)
+    for order, reply, after in zip(played.orders, played.replies, played.orders[1:], strict=False):
+        if isinstance(order, CallModel):
+            assert order.model == models[0]
+            error = reply.outcome.error if isinstance(reply, ModelReturned) and not reply.outcome.response else None
+            if isinstance(after, CallModel):
+                assert error is not None
+                assert error.retryable
+                assert (after.instead_of, after.request) == (models.pop(0), order.request)
+            elif error is not None and error.retryable and error.terminal_reason is not TerminalReason.CANCELLED:
+                assert len(models) == 1
+
+
+@law
+@given(played_turns())
+def test_only_an_answer_that_fits_is_an_output(played: Played) -> None:
+    checks = [reply for reply in played.replies if isinstance(reply, OutputChecked)]
+    in_a_row = 0
+    for check in checks:
+        in_a_row = in_a_row + 1 if check.problem is not None else 0
+        assert in_a_row <= MAX_CORRECTIONS + 1
+    if isinstance(played.turn.outcome, Finished) and played.turn.agent.output_schema is not None:
+        assert checks[-1].problem is None
+        assert played.turn.output == checks[-1].value
 
 
 @law
@@ -153,9 +193,9 @@ def test_an_ended_turn_has_an_outcome(played: Played) -> None:
         last = played.orders[-2]
         assert isinstance(last, TakeCheckpoint)
         assert last.kind is CheckpointKind.BEFORE_COMPLETION
-        assert played.turn.issues == ()
+        assert len(played.turn.issues) == played.turn.models_failed
     elif outcome.stop.type is not StopKind.CANCELLED and not isinstance(played.replies[-1], TurnHalted):
-        assert len(played.turn.issues) == 1
+        assert len(played.turn.issues) == played.turn.models_failed + 1
 
 
 @law
@@ -176,6 +216,7 @@ def _answers(order: Effect, fact: Reply) -> bool:
         case (
             (RenderInstructions(), InstructionsRendered())
             | (CallModel(), ModelReturned())
+            | (CheckOutput(), OutputChecked())
             | (TakeCheckpoint(), CheckpointPassed())
         ):
             return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, cast
 
 import pytest
 
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import decode, encode
+from lash_tasks.domain.codec import decode, encode, to_json
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.tools.agents import Agent
@@ -99,3 +100,25 @@ def test_a_bad_agent_is_refused(changes: dict[str, Any], problem: str) -> None:
         Agent(**fields)
     assert str(caught.value).startswith("agent ")
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"fallbacks": "openai:gpt-5"}, "fallbacks must be a list of models"),
+        ({"fallbacks": ["gpt-5"]}, "fallback must be 'provider:model'"),
+        ({"fallbacks": ["m:x"]}, "must be other models"),
+        ({"output_type": object()}, "gives no JSON schema"),
+        ({"output_type": int | threading.Thread}, "gives no JSON schema"),
+    ],
+)
+def test_fallbacks_and_output_types_are_checked(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        Agent("support", "m:x", **fields)
+
+
+def test_an_agent_without_fallbacks_and_output_type_keeps_its_ref() -> None:
+    """Turns that were begun before there were any stay pinned to it."""
+    plain = AgentSnapshot("support", "m:x", "Answer.")
+    assert Agent("support", "m:x", instructions="Answer.").snapshot().ref() == plain.ref()
+    assert not {"fallbacks", "output_schema"} & to_json(AgentSnapshot, plain).keys()

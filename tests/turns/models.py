@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lash_tasks.domain.ids import CallId
 from lash_tasks.domain.messages import Role, TextPart, ToolCallPart, ToolResultPart
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
-from lash_tasks.ports import Interrupt, ModelCall, ModelStream
+from lash_tasks.ports import Interrupt, ModelCall, ModelStream, ProviderFailure
 from lash_tasks.providers.scripted import RULES, Rule, ScriptedProvider, last_user_text
 
 Answer = ModelResponse | Exception
@@ -49,6 +49,12 @@ def call_number(request: ModelRequest) -> int:
             return number
         number += message.role is Role.ASSISTANT
     return number
+
+
+def out_of_order(call: ModelCall, interrupt: Interrupt) -> None:
+    """For `before`: the model `down` cannot answer, now or after its retries."""
+    if call.model == "down":
+        raise ProviderFailure("out of order", code="503", kind="http", retryable=True, status=503)
 
 
 class Model:
