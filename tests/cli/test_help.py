@@ -14,6 +14,7 @@ COMMANDS = {
     "send": [],
     "follow": [],
     "doctor": [],
+    "bench": [],
     "sessions": ["list", "show", "delete"],
     "turns": ["list", "show"],
     "queue": ["list", "cancel", "dead", "replay"],

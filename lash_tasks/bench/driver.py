@@ -1,0 +1,133 @@
+"""The driver: sends input with `lash_tasks.Client` and watches the answers, in a process of its own.
+
+`python -m lash_tasks.bench.driver` reads a job, one line of JSON, and answers in lines of JSON:
+
+* `load`: a closed loop. Every session has one input outstanding and gets the next as soon as its turn is committed,
+  which one statement for all sessions asks every 25 ms; several threads send. Twice a second it says how many turns are
+  committed; at the next line it stops sending and says how often it asked.
+* `one_by_one`: one input at a time, from the call of `send` to the return of `receipt.result()`. It warms up, says
+  `warm`, waits for a line, and answers with the seconds of every turn, session by session.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from lash_tasks.bench import workload
+from lash_tasks.client import Client
+from lash_tasks.clock import SystemClock
+from lash_tasks.settings import Settings
+
+SENDERS = 4
+POLL_SECONDS = 0.025
+REPORT_SECONDS = 0.5
+RESULT_SECONDS = 60.0
+COMMITTED = "SELECT id, turn_index FROM lash_sessions WHERE id = ANY(%s)"
+
+_clock = SystemClock()
+
+
+class Load:
+    """A closed loop over some sessions."""
+
+    def __init__(
+        self, client: Client, connection: psycopg.Connection[Any], agent: str, sessions: Sequence[str]
+    ) -> None:
+        self._client = client
+        self._connection = connection
+        self._agent = agent
+        self._sessions = list(sessions)
+        self._due: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._polls = 0
+        self._failure: BaseException | None = None
+
+    def run(self) -> dict[str, float]:
+        """Send until the next line of input, or its end."""
+        senders = [threading.Thread(target=self._send) for _ in range(SENDERS)]
+        before = self._committed()
+        answered = dict.fromkeys(self._sessions, 0) | before
+        start = sum(answered.values())
+        for session in self._sessions:
+            self._due.put(session)
+        for thread in (*senders, threading.Thread(target=self._wait_for_line, daemon=True)):
+            thread.start()
+        started = report_at = _clock.monotonic()
+        while not _clock.wait(self._stop, POLL_SECONDS):
+            for session, turns in self._committed().items():
+                if turns > answered[session]:
+                    answered[session] = turns
+                    self._due.put(session)
+            if _clock.monotonic() >= report_at:
+                report_at += REPORT_SECONDS
+                say({"turns": sum(answered.values()) - start})
+        for _ in senders:
+            self._due.put(None)
+        for thread in senders:
+            thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return {"polls": self._polls, "seconds": _clock.monotonic() - started}
+
+    def _committed(self) -> dict[str, int]:
+        self._polls += 1
+        return dict(self._connection.execute(COMMITTED, (self._sessions,)).fetchall())
+
+    def _send(self) -> None:
+        while (session := self._due.get()) is not None:
+            try:
+                self._client.send(session, workload.USER_TEXT, agent=self._agent)
+            except Exception as error:
+                self._failure = error
+                self._stop.set()
+                return
+
+    def _wait_for_line(self) -> None:
+        sys.stdin.readline()
+        self._stop.set()
+
+
+def one_by_one(client: Client, agent: str, sessions: Sequence[str], turns: int, warm_up: Sequence[str]) -> Any:
+    """The seconds of every turn, a list for each session."""
+    for session in warm_up:
+        _turn(client, session, agent)
+    say("warm")
+    sys.stdin.readline()
+    return [[_turn(client, session, agent) for _ in range(turns)] for session in sessions]
+
+
+def _turn(client: Client, session: str, agent: str) -> float:
+    started = _clock.monotonic()
+    turn = client.send(session, workload.USER_TEXT, agent=agent).result(timeout=RESULT_SECONDS)
+    seconds = _clock.monotonic() - started
+    if turn.text != workload.ANSWER:
+        raise RuntimeError(f"a turn of {session} was answered with {turn.text!r}: {turn.errors}")
+    return seconds
+
+
+def say(message: object) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.readline())
+    settings = Settings.from_environment()
+    with Client(settings) as client:
+        if job.pop("kind") == "load":
+            url = settings.require_database_url().replace("postgresql+psycopg://", "postgresql://", 1)
+            with psycopg.connect(url, autocommit=True) as connection:
+                say(Load(client, connection, **job).run())
+        else:
+            say(one_by_one(client, **job))
+
+
+if __name__ == "__main__":
+    main()
