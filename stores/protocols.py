@@ -408,19 +408,33 @@ class LeaseState(StrEnum):
     """Another token has it: stop."""
 
 
+class Released(StrEnum):
+    """How a lease was when it was let go."""
+
+    QUIET = "quiet"
+    """It was ours all the time, and nobody was turned away."""
+    KNOCKED = "knocked"
+    """Somebody wanted it meanwhile and was turned away: look for what they came for."""
+    LOST = "lost"
+    """It was not ours any more, so nobody knows who came."""
+
+
 class Leases(Protocol):
     """Who may try. Never decides who may write. Raises LeaseStoreUnavailable when Redis cannot be reached."""
 
     def acquire(self, scope: str, token: LeaseToken, ttl_ms: int) -> bool:
-        """Take a free lease; False if any token, also this one, has it. Atomic: of many one wins."""
+        """Take a free lease; False if any token, also this one, has it. Atomic: of many one wins.
+
+        Whoever is turned away leaves a knock in the same step, which the holder finds when it lets go.
+        """
         ...
 
     def renew(self, leases: Mapping[str, LeaseToken], ttl_ms: int) -> dict[str, LeaseState]:
         """Renew many in one round trip. A missing key is asserted again with our token, a foreign one is left."""
         ...
 
-    def release(self, scope: str, token: LeaseToken) -> bool:
-        """Let go, if the token is ours. True once it is certain that the key is not ours any more."""
+    def release(self, scope: str, token: LeaseToken) -> Released:
+        """Let go, if the token is ours. When this returns, the key is certainly not ours any more."""
         ...
 
     def held(self, scopes: Collection[str]) -> frozenset[str]:

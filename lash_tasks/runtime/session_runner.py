@@ -1,9 +1,15 @@
-"""The outer pass: take a session's lease, open its next turn, drive it, commit it, let go, look again (design §4)."""
+"""The outer pass: take a session's lease, open its next turn, drive it, commit it, let go, look again (design §4).
+
+Nothing that is rung for is lost on the way out. Whoever comes while the lease is held is turned away and leaves a
+knock that the holder finds when it lets go, in one step with the letting go; then it looks, and rings for what it
+finds. A knock that Redis loses costs the time until the next sweep.
+"""
 
 from __future__ import annotations
 
 import contextvars
 import logging
+from dataclasses import dataclass
 from enum import StrEnum
 
 from lash_tasks.domain.activity import ActivityType
@@ -32,9 +38,20 @@ from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Doing, Engagement, Worker
-from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, OpenedTurn, OpenRequest, TurnCommit
+from lash_tasks.stores.protocols import (
+    CommitRefused,
+    Committed,
+    NotOpened,
+    OpenedTurn,
+    OpenRequest,
+    Released,
+    TurnCommit,
+)
 
 log = logging.getLogger(__name__)
+
+STAY_SECONDS = 2.0
+"""How long a doorbell may keep its thread with turn after turn of one session, while others wait for theirs."""
 
 in_turn: contextvars.ContextVar[bool] = contextvars.ContextVar("lash_in_turn", default=False)
 """Whether this code runs inside a turn, also in a tool's thread."""
@@ -56,6 +73,22 @@ class RunVerdict(StrEnum):
     """Redis cannot be reached: no new turn starts."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """One hold of a session's lease: how its last turn went, and how the lease was let go."""
+
+    verdict: RunVerdict
+    engagement: Engagement
+    released: Released | None
+
+    def leaves_something(self) -> bool:
+        """Whether there may be work that nobody else is rung for."""
+        if self.released is None:
+            return False
+        left = self.engagement.more or self.verdict is RunVerdict.YIELDED
+        return left or self.engagement.knocked or self.released is not Released.QUIET
+
+
 class SessionRunner:
     """Answers doorbells. One object serves all threads of a worker."""
 
@@ -65,7 +98,7 @@ class SessionRunner:
         self._refs = {name: agent.snapshot().ref() for name, agent in services.agents.items()}
 
     def run(self, session_id: SessionId) -> RunVerdict:
-        """Run at most one turn of the session. Raises what went wrong inside, after letting go."""
+        """Run the session's next turn, and for a while those behind it. Raises what went wrong, after letting go."""
         token = in_turn.set(True)
         try:
             return self._run(session_id)
@@ -88,16 +121,28 @@ class SessionRunner:
                 log.warning("no turn starts without leases", extra={"session_id": session_id})
                 return RunVerdict.NO_LEASES
             services.reached(CrashPoint.AFTER_LEASE)
-            try:
-                verdict = self._open_and_run(engagement)
-            except Exception:
-                self._release(engagement)
-                raise
-            released = self._release(engagement)
+            visit = self._visit(engagement)
         services.reached(CrashPoint.AFTER_RELEASE)
-        if released:
+        if visit.leaves_something():
             self._look_again(session_id)
-        return verdict
+        return visit.verdict
+
+    def _visit(self, engagement: Engagement) -> _Visit:
+        """Turn after turn while there is more to do, then let go of the lease."""
+        until = self._services.clock.monotonic() + STAY_SECONDS
+        try:
+            verdict = self._open_and_run(engagement)
+            while engagement.more and not self._worker.draining and self._services.clock.monotonic() < until:
+                following = self._worker.next_turn(engagement)
+                if following is None:
+                    break
+                engagement = following
+                if (then := self._open_and_run(engagement)) is not RunVerdict.NOTHING:
+                    verdict = then
+        except Exception:
+            self._release(engagement)
+            raise
+        return _Visit(verdict, engagement, self._release(engagement))
 
     # ------------------------------------------------------------ one turn
 
@@ -149,7 +194,7 @@ class SessionRunner:
                 raise
             log.exception("a turn at the end of its attempts is buried bare", extra={"turn_id": intent.turn_id})
         result = assemble(_bare(opened), None, attempt=opened.attempt)
-        return self._committed(self._commit(opened, engagement, result, None), result, live)
+        return self._committed(self._commit(opened, engagement, result, None), result, engagement, live)
 
     def _drive_and_commit(self, opened: OpenedTurn, engagement: Engagement, live: LivePublisher) -> RunVerdict:
         leaf = opened.history[-1].node.node_id if opened.history else None
@@ -158,7 +203,7 @@ class SessionRunner:
             result = assemble(turn, leaf, attempt=opened.attempt)
             verdict = self._commit(opened, engagement, result, drive)
             if verdict is not CommitRefused.JOINABLE:
-                return self._committed(verdict, result, live)
+                return self._committed(verdict, result, engagement, live)
             turn = drive.resume_at_checkpoint(turn)
 
     def _drive(self, opened: OpenedTurn, engagement: Engagement, live: LivePublisher) -> tuple[Turn, Drive]:
@@ -208,7 +253,9 @@ class SessionRunner:
         engagement.doing = Doing.COMMIT
         return patiently(lambda: self._services.turns.commit(commit), self._services.clock, engagement.interrupt)
 
-    def _committed(self, verdict: Committed | CommitRefused, result: TurnResult, live: LivePublisher) -> RunVerdict:
+    def _committed(
+        self, verdict: Committed | CommitRefused, result: TurnResult, engagement: Engagement, live: LivePublisher
+    ) -> RunVerdict:
         turn = result.turn
         extra = {"session_id": turn.session_id, "turn_id": turn.turn_id}
         if verdict is CommitRefused.FENCED:
@@ -216,6 +263,7 @@ class SessionRunner:
             return RunVerdict.FENCED
         if verdict is CommitRefused.CONFLICT or verdict is CommitRefused.JOINABLE:
             raise CommitConflict(turn.session_id, turn.turn_id)
+        engagement.more = verdict.more if isinstance(verdict, Committed) else True
         self._services.reached(CrashPoint.AFTER_COMMIT)
         kind = _outcome_kind(turn.outcome)
         log.info("turn committed", extra={**extra, "outcome": kind, "attempt": turn.attempt})
@@ -233,17 +281,17 @@ class SessionRunner:
         except StoreUnavailable:
             log.warning("turn could not be given up; the next beat does it", extra={"turn_id": intent.turn_id})
 
-    def _release(self, engagement: Engagement) -> bool:
-        """Whether the lease is certainly gone. If not, it expires and the sweep looks instead of us."""
+    def _release(self, engagement: Engagement) -> Released | None:
+        """Let go of the lease. None if it may still be there: then it expires, and the sweep looks instead of us."""
         engagement.leaving = True
         try:
             return self._services.leases.release(engagement.scope, engagement.token)
         except LeaseStoreUnavailable:
             log.warning("lease could not be released", extra={"session_id": engagement.session_id})
-            return False
+            return None
 
     def _look_again(self, session_id: SessionId) -> None:
-        """Doorbells that came while the lease was held were answered `busy`: this look is for them."""
+        """Whoever came while the lease was held was answered `busy`: this look is for what they came for."""
         try:
             runnable = self._services.work.runnable(session_id, list(self._refs), self._worker.id)
         except StoreUnavailable:

@@ -38,6 +38,10 @@ class Engagement:
     """Monotonic seconds after which the effect in flight counts as stuck."""
     leaving: bool = False
     """The lease is being let go, or is gone: it must not be renewed any more."""
+    more: bool = False
+    """The turn has ended, and further input of its session is ready."""
+    knocked: bool = False
+    """Another thread of this process wanted the session meanwhile."""
 
     @property
     def scope(self) -> str:
@@ -68,19 +72,30 @@ class Worker:
         """
         engagement = Engagement(session_id, token, TurnInterrupt(self.clock))
         with self._lock:
-            taken = session_id in self._engaged
-            if not taken:
-                self._engaged[session_id] = engagement
+            other = self._engaged.setdefault(session_id, engagement)
+            if other is not engagement:
+                other.knocked = True
         try:
-            yield None if taken else engagement
+            yield engagement if other is engagement else None
         finally:
-            if not taken:
+            if other is engagement:
                 self.dismiss(engagement)
 
-    def dismiss(self, engagement: Engagement) -> None:
-        """Forget an engagement; a thread that is still in it can write nothing any more."""
+    def next_turn(self, engagement: Engagement) -> Engagement | None:
+        """The same session under the same lease, for its next turn; None if it was dismissed meanwhile."""
+        following = Engagement(engagement.session_id, engagement.token, TurnInterrupt(self.clock))
         with self._lock:
-            if self._engaged.get(engagement.session_id) is engagement:
+            if self._engaged.get(engagement.session_id) is not engagement:
+                return None
+            following.knocked = engagement.knocked
+            self._engaged[engagement.session_id] = following
+        return following
+
+    def dismiss(self, engagement: Engagement) -> None:
+        """Forget an engagement and those that followed it; a thread that is still in it can write nothing any more."""
+        with self._lock:
+            current = self._engaged.get(engagement.session_id)
+            if current is not None and current.token == engagement.token:
                 del self._engaged[engagement.session_id]
         with self._idle:
             self._idle.notify_all()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from lash_tasks.clock import Clock
 from lash_tasks.domain.ids import LeaseToken
 from lash_tasks.stores.memory.expiring import ExpiringKeys
-from lash_tasks.stores.protocols import LeaseState
+from lash_tasks.stores.protocols import LeaseState, Released
 
 
 class MemoryLeases:
@@ -17,11 +17,14 @@ class MemoryLeases:
     def __init__(self, clock: Clock) -> None:
         self._lock = threading.Lock()
         self._holders = ExpiringKeys(clock)
+        self._knocked: set[str] = set()
 
     def acquire(self, scope: str, token: LeaseToken, ttl_ms: int) -> bool:
         with self._lock:
             if self._holders.get(scope) is not None:
+                self._knocked.add(scope)
                 return False
+            self._knocked.discard(scope)
             self._holders.put(scope, token, ttl_ms)
             return True
 
@@ -36,11 +39,14 @@ class MemoryLeases:
         self._holders.put(scope, token, ttl_ms)
         return LeaseState.REASSERTED if holder is None else LeaseState.HELD
 
-    def release(self, scope: str, token: LeaseToken) -> bool:
+    def release(self, scope: str, token: LeaseToken) -> Released:
         with self._lock:
-            if self._holders.get(scope) == token:
-                self._holders.remove(scope)
-            return True
+            if self._holders.get(scope) != token:
+                return Released.LOST
+            self._holders.remove(scope)
+            knocked = scope in self._knocked
+            self._knocked.discard(scope)
+            return Released.KNOCKED if knocked else Released.QUIET
 
     def held(self, scopes: Collection[str]) -> frozenset[str]:
         with self._lock:

@@ -14,7 +14,7 @@ class Keys:
     namespace: str = ""
 
     def lease(self, scope: str) -> str:
-        """A string, the holder's token."""
+        """A string: the holder's token, and `!` behind it once somebody was turned away."""
         return f"lash:{self.namespace}:lease:{scope}"
 
     def slot(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Leases in Redis: a key for each, its holder's token as value."""
+"""Leases in Redis: a key for each, its holder's token as value, with a mark behind it once somebody has knocked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from redis import Redis
 
 from lash_tasks.domain.ids import LeaseToken
-from lash_tasks.stores.protocols import LeaseState
+from lash_tasks.stores.protocols import LeaseState, Released
 from lash_tasks.stores.redis.connections import reaching_redis
 from lash_tasks.stores.redis.keys import Keys
 from lash_tasks.stores.redis.scripts import LeaseScripts
@@ -23,7 +23,7 @@ class RedisLeases:
 
     def acquire(self, scope: str, token: LeaseToken, ttl_ms: int) -> bool:
         with reaching_redis(self._client):
-            return bool(self._client.set(self._keys.lease(scope), token, nx=True, px=ttl_ms))
+            return self._scripts.acquire(self._keys.lease(scope), token, ttl_ms)
 
     def renew(self, leases: Mapping[str, LeaseToken], ttl_ms: int) -> dict[str, LeaseState]:
         if not leases:
@@ -32,10 +32,9 @@ class RedisLeases:
         with reaching_redis(self._client):
             return dict(zip(leases, self._scripts.renew(tokens, ttl_ms), strict=True))
 
-    def release(self, scope: str, token: LeaseToken) -> bool:
+    def release(self, scope: str, token: LeaseToken) -> Released:
         with reaching_redis(self._client):
-            self._scripts.release(self._keys.lease(scope), token)
-        return True
+            return self._scripts.release(self._keys.lease(scope), token)
 
     def held(self, scopes: Collection[str]) -> frozenset[str]:
         if not scopes:

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from lash_tasks.stores.protocols import LeaseState
+from lash_tasks.stores.protocols import LeaseState, Released
+
+ACQUIRE = """
+local holder = redis.call('GET', KEYS[1])
+if not holder then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+if string.sub(holder, -1) ~= '!' then
+  redis.call('SET', KEYS[1], holder .. '!', 'KEEPTTL')
+end
+return 0
+"""
 
 RENEW = """
 local states = {}
@@ -17,7 +29,7 @@ for i, key in ipairs(KEYS) do
   if not holder then
     redis.call('SET', key, token, 'PX', ARGV[1])
     states[i] = 'reasserted'
-  elseif holder == token then
+  elseif holder == token or holder == token .. '!' then
     redis.call('PEXPIRE', key, ARGV[1])
     states[i] = 'held'
   else
@@ -28,9 +40,12 @@ return states
 """
 
 RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  redis.call('DEL', KEYS[1])
+local holder = redis.call('GET', KEYS[1])
+if holder ~= ARGV[1] and holder ~= ARGV[1] .. '!' then
+  return 'lost'
 end
+redis.call('DEL', KEYS[1])
+return holder == ARGV[1] and 'quiet' or 'knocked'
 """
 
 # The id of an event is <milliseconds>-<number>; a new stream begins at number 0, which carries no event. The epoch is
@@ -81,17 +96,22 @@ class Tail:
 
 class LeaseScripts:
     def __init__(self, client: Redis) -> None:
+        self._acquire = client.register_script(ACQUIRE)
         self._renew = client.register_script(RENEW)
         self._release = client.register_script(RELEASE)
+
+    def acquire(self, key: str, token: str, ttl_ms: int) -> bool:
+        """Give the key to the token if it is free; if not, mark it."""
+        return bool(self._acquire(keys=[key], args=[token, ttl_ms]))
 
     def renew(self, tokens: Mapping[str, str], ttl_ms: int) -> list[LeaseState]:
         """Give each key that is its token's, or missing, another `ttl_ms`; one state a key, in order."""
         states = self._renew(keys=list(tokens), args=[ttl_ms, *tokens.values()])
         return [LeaseState(state.decode()) for state in states]
 
-    def release(self, key: str, token: str) -> None:
-        """Delete the key if it holds the token."""
-        self._release(keys=[key], args=[token])
+    def release(self, key: str, token: str) -> Released:
+        """Delete the key if it holds the token, with or without the mark."""
+        return Released(self._release(keys=[key], args=[token]).decode())
 
 
 class AppendScript:

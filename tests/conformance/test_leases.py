@@ -11,7 +11,7 @@ from lash_tasks.clock import Clock, FakeClock
 from lash_tasks.domain.ids import LeaseToken
 from lash_tasks.stores.memory import MemoryStores, open_memory_stores
 from lash_tasks.stores.memory.expiring import SWEEP_ABOVE, ExpiringKeys
-from lash_tasks.stores.protocols import Leases, LeaseState
+from lash_tasks.stores.protocols import Leases, LeaseState, Released
 from lash_tasks.stores.redis import RedisStores, open_redis_stores
 from tests.services import wait_until
 
@@ -126,21 +126,46 @@ def test_renewing_nothing_is_no_error(leases: Leases) -> None:
 
 def test_a_released_lease_can_be_taken_at_once(leases: Leases) -> None:
     leases.acquire(SCOPE, OURS, LONG_MS)
-    assert leases.release(SCOPE, OURS)
+    assert leases.release(SCOPE, OURS) is Released.QUIET
     assert not leases.held([SCOPE])
     assert leases.acquire(SCOPE, THEIRS, LONG_MS)
+
+
+def test_who_is_turned_away_leaves_a_knock_that_survives_renewals(leases: Leases) -> None:
+    leases.acquire(SCOPE, OURS, LONG_MS)
+    for _ in range(2):
+        assert not leases.acquire(SCOPE, THEIRS, LONG_MS)
+    assert leases.renew({SCOPE: OURS}, LONG_MS) == {SCOPE: LeaseState.HELD}
+    assert leases.release(SCOPE, OURS) is Released.KNOCKED
+    assert not leases.held([SCOPE])
+
+
+def test_a_knock_is_for_one_holder_only(leases: Leases) -> None:
+    leases.acquire(SCOPE, OURS, LONG_MS)
+    leases.acquire(SCOPE, THEIRS, LONG_MS)
+    leases.release(SCOPE, OURS)
+    leases.acquire(SCOPE, THEIRS, LONG_MS)
+    assert leases.release(SCOPE, THEIRS) is Released.QUIET
+
+
+def test_a_knock_lengthens_no_term(leases: Leases) -> None:
+    leases.acquire(SCOPE, OURS, SHORT_MS)
+    leases.acquire(SCOPE, THEIRS, LONG_MS)
+    wait_until_expired(leases, SCOPE)
+    leases.acquire(SCOPE, THEIRS, LONG_MS)
+    assert leases.release(SCOPE, THEIRS) is Released.QUIET
 
 
 def test_a_stale_release_leaves_the_new_holder(leases: Leases) -> None:
     leases.acquire(SCOPE, OURS, LONG_MS)
     leases.release(SCOPE, OURS)
     leases.acquire(SCOPE, THEIRS, LONG_MS)
-    assert leases.release(SCOPE, OURS), "it is certain that the lease is not ours"
+    assert leases.release(SCOPE, OURS) is Released.LOST
     assert leases.renew({SCOPE: THEIRS}, LONG_MS) == {SCOPE: LeaseState.HELD}
 
 
-def test_releasing_what_is_gone_is_certain_too(leases: Leases) -> None:
-    assert leases.release(SCOPE, OURS)
+def test_releasing_what_is_gone_says_so(leases: Leases) -> None:
+    assert leases.release(SCOPE, OURS) is Released.LOST
 
 
 def test_of_32_who_ask_at_once_one_gets_the_lease(leases: Leases) -> None:

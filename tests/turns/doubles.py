@@ -25,6 +25,7 @@ from lash_tasks.stores.protocols import (
     OpenedTurn,
     OpenRequest,
     Pruning,
+    Released,
     Runnable,
     TurnCommit,
     TurnStore,
@@ -115,7 +116,7 @@ class LeaseOutage:
     def renew(self, leases: Mapping[str, LeaseToken], ttl_ms: int) -> dict[str, LeaseState]:
         return self._reached().renew(leases, ttl_ms)
 
-    def release(self, scope: str, token: LeaseToken) -> bool:
+    def release(self, scope: str, token: LeaseToken) -> Released:
         return self._reached().release(scope, token)
 
     def held(self, scopes: Collection[str]) -> frozenset[str]:

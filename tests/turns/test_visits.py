@@ -1,0 +1,100 @@
+"""One hold of a session's lease: turn after turn for a while, and nobody who was turned away is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lash_tasks.clock import FakeClock
+from lash_tasks.domain.ids import LeaseToken, fence_scope
+from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.session_runner import STAY_SECONDS, RunVerdict
+from lash_tasks.stores.memory import open_memory_stores
+from lash_tasks.stores.protocols import Released
+from tests.turns.stage import SESSION, Stage
+
+
+def at(point: CrashPoint, act: Callable[[], object]) -> Callable[[CrashPoint], None]:
+    """Do something whenever a turn passes `point`."""
+
+    def reached(passed: CrashPoint) -> None:
+        if passed is point:
+            act()
+
+    return reached
+
+
+def send(stage: Stage, *texts: str) -> None:
+    """Send without a sender's rings, so that only the worker's are seen."""
+    for text in texts:
+        stage.send(text)
+    stage.rings.sessions.clear()
+
+
+def test_what_is_waiting_is_answered_in_one_visit(stage: Stage) -> None:
+    send(stage, "one", "two", "three")
+    with stage.worker() as parts:
+        assert parts.running.sessions.run(SESSION) is RunVerdict.COMMITTED
+    assert len(stage.results()) == 3
+    assert stage.rings.sessions == []
+
+
+def test_a_visit_that_has_lasted_long_enough_rings_for_the_rest(stage: Stage) -> None:
+    stage.clock = clock = FakeClock()
+    send(stage, "one", "two", "three")
+    with stage.worker(reached=at(CrashPoint.AFTER_COMMIT, lambda: clock.advance(STAY_SECONDS / 2))) as parts:
+        parts.running.sessions.run(SESSION)
+    assert len(stage.results()) == 2
+    assert stage.rings.sessions == [SESSION]
+
+
+def test_a_draining_worker_stays_for_nothing_more(stage: Stage) -> None:
+    send(stage, "one", "two")
+
+    def leave() -> None:
+        parts.running.worker.begin_drain()
+
+    with stage.worker(reached=at(CrashPoint.AFTER_COMMIT, leave)) as parts:
+        parts.running.sessions.run(SESSION)
+    assert len(stage.results()) == 1
+    assert stage.rings.sessions == [SESSION]
+
+
+def test_input_that_comes_after_the_commit_is_rung_for_if_its_doorbell_was_turned_away(stage: Stage) -> None:
+    send(stage, "one")
+    stage.shared = shared = open_memory_stores()
+
+    def late() -> None:
+        if len(stage.results()) == 1:
+            send(stage, "two")
+            assert not shared.leases.acquire(fence_scope(SESSION), LeaseToken("another worker"), 1000)
+
+    with stage.worker(reached=at(CrashPoint.AFTER_ANNOUNCE, late)) as parts:
+        parts.running.sessions.run(SESSION)
+    assert stage.rings.sessions == [SESSION]
+
+
+def test_a_doorbell_that_finds_its_session_busy_in_the_same_process_counts_as_well(stage: Stage) -> None:
+    send(stage, "one")
+
+    def late() -> None:
+        send(stage, "two")
+        assert parts.running.sessions.run(SESSION) is RunVerdict.BUSY
+
+    with stage.worker(reached=at(CrashPoint.AFTER_ANNOUNCE, late)) as parts:
+        parts.running.sessions.run(SESSION)
+    assert stage.rings.sessions == [SESSION]
+
+
+def test_a_lease_that_was_lost_makes_the_worker_look(stage: Stage) -> None:
+    """After a loss of Redis somebody else may have had the lease, so nobody knows who was turned away."""
+    send(stage, "one")
+    stage.shared = shared = open_memory_stores()
+
+    def flushed() -> None:
+        send(stage, "two")
+        token = next(iter(parts.running.worker.engagements())).token
+        assert shared.leases.release(fence_scope(SESSION), token) is Released.QUIET
+
+    with stage.worker(reached=at(CrashPoint.AFTER_ANNOUNCE, flushed)) as parts:
+        parts.running.sessions.run(SESSION)
+    assert stage.rings.sessions == [SESSION]
