@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import celery
+import celery as celery_package
 from celery import signals
 
+from lash_tasks import django
+from lash_tasks.adoption import adopted, bring_beat_entries, bring_queues
 from lash_tasks.celery import create_celery, install
 from lash_tasks.clock import SystemClock
 from lash_tasks.dispatch import CeleryDoorbell
@@ -18,10 +20,11 @@ from lash_tasks.embedded import EmbeddedStack
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import Provider
 from lash_tasks.queues import Names
+from lash_tasks.roster import Roster
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
-from lash_tasks.wiring import Deps, WorkerParts, check_worker_settings, open_worker
+from lash_tasks.wiring import Deps, WorkerParts, check_worker_settings, open_client_parts, open_worker
 
 if TYPE_CHECKING:
     from lash_tasks.client import Client
@@ -30,17 +33,20 @@ if TYPE_CHECKING:
 class Lash:
     """One application.
 
-    `agents` are what it serves; `deps` names a context manager that is entered around every tool attempt in the
-    tool's own thread; `providers` adds model endpoints by name. With `embedded=True` everything runs in this
-    process on SQLite: use it as a context manager, or `start()` and `stop()` it. Otherwise `lash.celery` is an
-    ordinary Celery app for workers, beat and Flower. Constructing a Lash reads no environment and opens nothing.
+    `agents` are what it serves: objects, or import strings such as `"shop.agents:support"`, resolved when Celery
+    imports its modules. `deps` names a context manager that is entered around every tool attempt in the tool's own
+    thread; `providers` adds model endpoints by name. With `embedded=True` everything runs in this process on SQLite:
+    use it as a context manager, or `start()` and `stop()` it. Otherwise `lash.celery` is an ordinary Celery app for workers, beat
+    and Flower: one of our own, or with `celery=` yours, which gets our tasks, queues and beat entries, and whose
+    settings are neither changed nor read here. Constructing a Lash reads no environment and opens nothing.
     `reached` is called at every named crash point; fault tests die there.
     """
 
     def __init__(
         self,
-        agents: Sequence[Agent] = (),
+        agents: Sequence[Agent | str] = (),
         *,
+        celery: celery_package.Celery | None = None,
         deps: Deps | None = None,
         providers: Mapping[str, Provider] | None = None,
         embedded: bool = False,
@@ -48,18 +54,40 @@ class Lash:
         name: str = "lash",
         reached: Callable[[CrashPoint], None] = nothing_happens,
     ) -> None:
+        if embedded and celery is not None:
+            raise ConfigurationError("embedded=True runs without Celery; leave out celery= or embedded=")
         self.name = name
         self._reached = reached
         self.embedded = embedded
         self.deps = deps
         self.providers = dict(providers or {})
-        self.agents = _by_name(agents)
+        self._roster = Roster(agents)
+        self._autodiscovers = False
         self._settings = settings
         self._lock = threading.RLock()
-        self._celery: celery.Celery | None = None
+        self._celery: celery_package.Celery | None = None
+        self._adopts = celery is not None
+        self._registered = False
         self._worker: WorkerParts | None = None
         self._stack: EmbeddedStack | None = None
         self._client: Client | None = None
+        if celery is not None:
+            self._install(adopted(celery, self))
+
+    @property
+    def agents(self) -> dict[str, Agent]:
+        """The agents by name; imports those that are named by strings or to be discovered. ConfigurationError."""
+        return self._roster.agents()
+
+    def autodiscover(self) -> None:
+        """In a Django project: serve the agents that stand in the `agents.py` of the installed apps.
+
+        Every `Agent` that is a module-level name there counts, under whatever name; one that another module imports is
+        the same agent. Two agents of one name are refused. The modules are imported when Celery imports its own, after
+        Django is set up, so this may stand beside `app.autodiscover_tasks()` in the project's `celery.py`.
+        """
+        self._autodiscovers = True
+        self._roster.discover()
 
     @property
     def settings(self) -> Settings:
@@ -76,19 +104,30 @@ class Lash:
         return Names(self.settings.namespace)
 
     @property
-    def celery(self) -> celery.Celery:
-        """The Celery app of this application; made at the first use."""
+    def celery(self) -> celery_package.Celery:
+        """The Celery app of this application: the one that was given, else one made at the first use."""
         with self._lock:
             if self._celery is None:
-                self._celery = create_celery(self.name, self.settings.effective_broker_url(), self._names)
-                self._celery.lash = self
-                signals.import_modules.connect(self._register_tasks, sender=self._celery, weak=False)
-                install(self._celery, self)
+                app = create_celery(self.name, self.settings.effective_broker_url(), self._names)
+                self._install(adopted(app, self))
             return self._celery
 
-    def _register_tasks(self, **_: Any) -> None:
-        # By name, because the tasks stand above the application that they belong to.
-        importlib.import_module("lash_tasks.tasks").register(self._celery, lambda: self.worker, self._names)
+    def _install(self, app: celery_package.Celery) -> None:
+        self._celery = app
+        signals.import_modules.connect(self._on_import_modules, sender=app, weak=False)
+        install(app, self)
+
+    def _on_import_modules(self, **_: Any) -> None:
+        with self._lock:
+            if self._registered:
+                return
+            if self._adopts:
+                bring_queues(self._celery, self._names)
+                bring_beat_entries(self._celery, self._names)
+            # By name, because the tasks stand above the application that they belong to.
+            importlib.import_module("lash_tasks.tasks").register(self._celery, lambda: self.worker, self._names)
+            self._roster.agents()
+            self._registered = True
 
     @property
     def worker(self) -> WorkerParts:
@@ -98,6 +137,10 @@ class Lash:
                 "no worker runs in this process; start one with: celery -A <module> worker -P threads"
             )
         return self._worker
+
+    def concerns(self, queues: tuple[str, ...]) -> bool:
+        """A worker that serves none of our queues is the app's own affair."""
+        return any(self._names.owns(queue) for queue in queues)
 
     def start_worker(self, queues: tuple[str, ...], *, runs_tasks: bool) -> None:
         """Called in a Celery worker process. A prefork parent (`runs_tasks` False) checks, and keeps nothing open."""
@@ -113,9 +156,9 @@ class Lash:
         with self._lock:
             self._worker = open_worker(
                 self.settings,
-                agents=self.agents,
+                agents=self._agents_to_run(),
                 providers=self.providers,
-                deps=self.deps,
+                deps=self._deps_to_run(),
                 doorbell=CeleryDoorbell(self.celery, clock, self._names),
                 queues=queues,
                 clock=clock,
@@ -133,6 +176,17 @@ class Lash:
         if worker is not None:
             worker.close()
 
+    @property
+    def _in_django(self) -> bool:
+        return self._autodiscovers or (self._celery is not None and django.serves(self._celery))
+
+    def _agents_to_run(self) -> dict[str, Agent]:
+        tidy = django.tidy_agent if self._in_django else None
+        return {name: tidy(agent) if tidy else agent for name, agent in self.agents.items()}
+
+    def _deps_to_run(self) -> Deps | None:
+        return django.tidy_deps(self.deps) if self._in_django else self.deps
+
     # ------------------------------------------------------------ embedded
 
     def start(self) -> Self:
@@ -141,9 +195,9 @@ class Lash:
             if self._stack is None:
                 stack = EmbeddedStack(
                     self.settings,
-                    agents=self.agents,
+                    agents=self._agents_to_run(),
                     providers=self.providers,
-                    deps=self.deps,
+                    deps=self._deps_to_run(),
                     reached=self._reached,
                 )
                 stack.start()
@@ -167,13 +221,15 @@ class Lash:
 
     @property
     def client(self) -> Client:
-        """A client of the running embedded stack, or of the database and broker in the settings."""
+        """A client of the running embedded stack, or of the database in the settings; it rings through `celery=`."""
         client_class: type[Client] = importlib.import_module("lash_tasks.client").Client
         with self._lock:
             if self._client is None and self._stack is not None:
                 self._client = client_class.from_parts(self._stack.client_parts)
             elif self._client is None:
-                self._client = client_class(self.settings.embedded() if self.embedded else self.settings)
+                settings = self.settings.embedded() if self.embedded else self.settings
+                parts = open_client_parts(settings, app=self._celery if self._adopts else None)
+                self._client = client_class.from_parts(parts)
             return self._client
 
 
@@ -181,20 +237,7 @@ def find_lash(target: object) -> Lash | None:
     """The Lash that `target` is or carries: a Lash, a Celery app with one installed, or a module with one of these."""
     if isinstance(target, Lash):
         return target
-    carried = getattr(target, "lash", None)
-    if isinstance(carried, Lash):
-        return carried
-    if hasattr(target, "__dict__"):
-        found = [value for value in vars(target).values() if isinstance(value, Lash)]
-        if found:
-            return found[0]
-    return None
-
-
-def _by_name(agents: Sequence[Agent]) -> dict[str, Agent]:
-    by_name: dict[str, Agent] = {}
-    for agent in agents:
-        if agent.name in by_name:
-            raise ConfigurationError(f"two agents are named {agent.name!r}; give one another name")
-        by_name[agent.name] = agent
-    return by_name
+    held = vars(target).values() if hasattr(target, "__dict__") else ()
+    carriers = [target, *(value for value in held if isinstance(value, celery_package.Celery))]
+    found = [value for value in (*(getattr(one, "lash", None) for one in carriers), *held) if isinstance(value, Lash)]
+    return found[0] if found else None

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import celery
 from celery import signals
+from kombu import Exchange
 from kombu import Queue as KombuQueue
 
 from lash_tasks import beat_schedule
@@ -39,7 +40,11 @@ REDIS_TRANSPORT_OPTIONS = {
 
 
 class WorkerHooks(Protocol):
-    """What a worker process calls at the turns of its life. `start_worker` may refuse with a LashError."""
+    """What a worker process calls at the turns of its life. The first two may refuse with a LashError."""
+
+    def concerns(self, queues: tuple[str, ...]) -> bool:
+        """Whether a process that serves `queues` is to call anything else here."""
+        ...
 
     def start_worker(self, queues: tuple[str, ...], *, runs_tasks: bool) -> None:
         """In a process that serves `queues`; `runs_tasks` is False in a prefork parent."""
@@ -52,9 +57,14 @@ class WorkerHooks(Protocol):
     def stop_worker(self) -> None: ...
 
 
-def create_celery(name: str, broker_url: str | None, names: Names = NO_NAMESPACE) -> celery.Celery:
-    """An ordinary Celery application with the settings that durable sessions need (docs: the measured facts)."""
-    app = celery.Celery(name, set_as_current=False)
+def create_celery(
+    name: str, broker_url: str | None, names: Names = NO_NAMESPACE, *, only_sends: bool = False
+) -> celery.Celery:
+    """An ordinary Celery application with the settings that durable sessions need (docs: the measured facts).
+
+    One that `only_sends` has no fixups: Django's would make it the default app of a process that has another one.
+    """
+    app = celery.Celery(name, set_as_current=False, fixups=() if only_sends else None)
     app.conf.update(
         broker_url=broker_url or "memory://",
         broker_connection_retry_on_startup=True,
@@ -65,9 +75,7 @@ def create_celery(name: str, broker_url: str | None, names: Names = NO_NAMESPACE
         accept_content=["json"],
         result_serializer="json",
         task_default_queue=DEFAULT_QUEUE,
-        task_queues=[
-            KombuQueue(queue) for queue in (DEFAULT_QUEUE, *names.worker_queues, names.process_queue("default"))
-        ],
+        task_queues=[KombuQueue(DEFAULT_QUEUE), *map(declaration, consumable_queues(names))],
         task_create_missing_queues=False,
         task_send_sent_event=True,
         worker_send_task_events=True,
@@ -80,6 +88,20 @@ def create_celery(name: str, broker_url: str | None, names: Names = NO_NAMESPACE
     return app
 
 
+def consumable_queues(names: Names) -> tuple[str, ...]:
+    """The queues of ours that a worker without `-Q` serves."""
+    return (*names.worker_queues, names.process_queue("default"))
+
+
+def declaration(queue: str) -> KombuQueue:
+    """A queue of ours in the form in which Celery itself declares one that it was only told the name of.
+
+    Everybody who declares it has to agree, foreign clients too. An exchange of its own keeps it off the app's default
+    exchange, through which an app with topics would fill it with messages of its own.
+    """
+    return KombuQueue(queue, Exchange(queue), routing_key=queue)
+
+
 def is_redis(url: str | None) -> bool:
     return (url or "").partition("://")[0] in ("redis", "rediss", "sentinel", "unix")
 
@@ -90,10 +112,15 @@ def celery_beat_schedule(names: Names = NO_NAMESPACE) -> dict[str, dict[str, Any
         names.beat_entry(name): {
             "task": names.of(line.task),
             "schedule": line.every_seconds,
-            "options": {"queue": names.of(line.queue), "expires": line.every_seconds},
+            "options": {**straight_to(names.of(line.queue)), "expires": line.every_seconds},
         }
         for name, line in beat_schedule.BEAT_SCHEDULE.items()
     }
+
+
+def straight_to(queue: str) -> dict[str, Any]:
+    """Options that send to a queue, and leave nothing of that open for the app's routes and defaults."""
+    return {"queue": queue, "exchange": "", "routing_key": queue, "priority": 0}
 
 
 # ---------------------------------------------------------------- worker processes
@@ -115,10 +142,11 @@ def install(app: celery.Celery, hooks: WorkerHooks) -> None:
         if sender.app is not app:
             return
         pool = _pool_name(sender)
-        _Process.hooks = hooks
-        _Process.queues = tuple(app.amqp.queues.consume_from)
-        _Process.prefork = pool == "prefork"
+        queues = tuple(app.amqp.queues.consume_from)
         try:
+            if not hooks.concerns(queues):
+                return
+            _Process.hooks, _Process.queues, _Process.prefork = hooks, queues, pool == "prefork"
             refuse_dangerous_settings(app, pool)
             if pool != "solo":  # solo has its own "process start" a moment later
                 hooks.start_worker(_Process.queues, runs_tasks=not _Process.prefork)

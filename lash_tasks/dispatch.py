@@ -6,9 +6,11 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import celery
 
+from lash_tasks.celery import declaration
 from lash_tasks.clock import Clock
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.queues import NO_NAMESPACE, Names, Task
@@ -43,6 +45,7 @@ class CeleryDoorbell:
     def __init__(self, app: celery.Celery, clock: Clock, names: Names = NO_NAMESPACE) -> None:
         self._app = app
         self._names = names
+        self._queues = {task: declaration(names.queue_of(task)) for task in (Task.RUN_SESSION, Task.RESUME_TURN)}
         self._clock = clock
         self._rung = threading.Condition()
         self._rings: deque[_Ring] = deque()
@@ -91,7 +94,9 @@ class CeleryDoorbell:
             self._app.send_task(
                 self._names.task(ring.task),
                 args=list(ring.ids),
-                queue=self._names.queue_of(ring.task),
+                queue=self._queues[ring.task],
+                router=_NoRoutes,
+                priority=0,
                 retry=False,
                 ignore_result=True,
                 serializer="json",
@@ -103,6 +108,14 @@ class CeleryDoorbell:
             log.warning("a doorbell could not be rung; the sweep will", extra=extra)
         else:
             self._slow = self._clock.monotonic() - started > PATIENCE_SECONDS
+
+
+class _NoRoutes:
+    """In place of the app's router, whose routes and functions are about tasks of its own."""
+
+    @staticmethod
+    def route(options: dict[str, Any], *_message: object) -> dict[str, Any]:
+        return options
 
 
 class SilentDoorbell:

@@ -70,6 +70,10 @@ class Names:
         """The name of a line of the periodic table, as beat knows it: `lash-x-sweep`."""
         return f"lash-{self.namespace}-{name.removeprefix('lash-')}" if self.namespace else name
 
+    def owns(self, queue: str) -> bool:
+        """Whether a queue is one of this application's."""
+        return queue in self.worker_queues or queue.startswith(self.process_queue(""))
+
     @property
     def worker_queues(self) -> tuple[str, ...]:
         """What a worker without `-Q` serves beside the application's own default queue."""

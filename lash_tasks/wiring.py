@@ -65,25 +65,38 @@ class ClientParts:
     close: Callable[[], None]
 
 
-def open_client_parts(settings: Settings | None = None) -> ClientParts:
-    """Parts for a service that sends and reads. ConfigurationError and SchemaBehind come now, not at the first call."""
+def open_client_parts(settings: Settings | None = None, *, app: celery.Celery | None = None) -> ClientParts:
+    """Parts for a service that sends and reads. ConfigurationError and SchemaBehind come now, not at the first call.
+
+    With `app` they ring through its broker, otherwise through that of the settings.
+    """
     settings = settings or Settings.from_environment()
     settings.require_database_url()
     if settings.dialect == "sqlite":
         settings = settings.embedded()
     clock = SystemClock()
     stores = _open_current(settings, allow_memory_leases=True)
-    broker_url = settings.effective_broker_url()
-    names = Names(settings.namespace)
-    app = create_celery("lash-client", broker_url, names) if broker_url else None
-    doorbell: Doorbell = SilentDoorbell() if app is None else CeleryDoorbell(app, clock, names)
+    doorbell, close_doorbell = _client_doorbell(settings, app, clock)
 
     def close() -> None:
-        if app is not None:
-            app.close()
+        close_doorbell()
         stores.close()
 
     return client_parts(settings, stores, doorbell, clock, close)
+
+
+def _client_doorbell(
+    settings: Settings, app: celery.Celery | None, clock: Clock
+) -> tuple[Doorbell, Callable[[], None]]:
+    """The doorbell of a client, and how to close what was opened for it."""
+    names = Names(settings.namespace)
+    broker_url = settings.effective_broker_url()
+    if app is not None and settings.dialect != "sqlite":
+        return CeleryDoorbell(app, clock, names), lambda: None
+    if broker_url is None:
+        return SilentDoorbell(), lambda: None
+    own = create_celery("lash-client", broker_url, names, only_sends=True)
+    return CeleryDoorbell(own, clock, names), own.close
 
 
 def client_parts(

@@ -104,7 +104,7 @@ def _broker(settings: Settings) -> Finding:
     url = settings.effective_broker_url()
     if url is None:
         return Finding("broker", Health.FAILED, "no broker is configured", "set LASH_BROKER_URL or LASH_REDIS_URL")
-    app = create_celery("lash-doctor", url)
+    app = create_celery("lash-doctor", url, only_sends=True)
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=5)

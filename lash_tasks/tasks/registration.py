@@ -10,6 +10,7 @@ from typing import Any
 import celery
 from celery.exceptions import Reject
 
+from lash_tasks.celery import straight_to
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.errors import LashError, StoreUnavailable
@@ -17,23 +18,47 @@ from lash_tasks.queues import NO_NAMESPACE, Names, Task
 from lash_tasks.runtime.ingress import CancelRequest, SendRequest
 from lash_tasks.wiring import WorkerParts
 
-DOORBELL: dict[str, Any] = {"acks_late": False, "ignore_result": True, "serializer": "json", "max_retries": 0}
-INGRESS: dict[str, Any] = {
-    "acks_late": True,
-    "reject_on_worker_lost": True,
-    "ignore_result": False,
+NO_LIMIT_SECONDS = 10 * 365 * 86_400
+"""Stands in the way of the app's time limits: a turn has a deadline of its own, and may be longer."""
+COMMON: dict[str, Any] = {
     "serializer": "json",
+    "rate_limit": 0,
+    "time_limit": NO_LIMIT_SECONDS,
+    "soft_time_limit": NO_LIMIT_SECONDS,
     "max_retries": 0,
+    "acks_on_failure_or_timeout": True,
+    "acks_on_failure": True,
+    "acks_on_timeout": True,
+    "retry_on_worker_lost": False,
+    "track_started": False,
+    "store_errors_even_if_ignored": False,
 }
+"""Said of every task, because what a task leaves open is filled in from the app's settings."""
+DOORBELL: dict[str, Any] = {**COMMON, "acks_late": False, "reject_on_worker_lost": False, "ignore_result": True}
+INGRESS: dict[str, Any] = {**COMMON, "acks_late": True, "reject_on_worker_lost": True, "ignore_result": False}
 """Ingress carries the input itself: it is acknowledged when the input is stored, and given back when it cannot be."""
 UNAVAILABLE_PAUSE_SECONDS = 1.0
 
 
+class OwnTask(celery.Task):
+    """Not the app's own task class, and without its `task_annotations`: both are about tasks of its own."""
+
+    home: str
+    """The queue that it is sent to. Celery's own attribute for that is going away, in favour of routes in the app."""
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Keep the options that the task was registered with."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        return super().apply_async(args, kwargs, **{**straight_to(self.home), **options})
+
+
 def register(app: celery.Celery, worker: Callable[[], WorkerParts], names: Names = NO_NAMESPACE) -> None:
-    """Register the `lash.*` tasks on `app`; `worker` gives the worker of the process they run in. Idempotent."""
+    """Register the `lash.*` tasks on `app` alone, once; `worker` gives the worker of the process they run in."""
 
     def named(task: Task) -> dict[str, Any]:
-        return {"name": names.task(task), "queue": names.queue_of(task)}
+        return {"name": names.task(task), "home": names.queue_of(task), "base": OwnTask, "shared": False}
 
     @app.task(**named(Task.RUN_SESSION), **DOORBELL)
     def run_session(session_id: str) -> str:
