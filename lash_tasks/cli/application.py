@@ -6,6 +6,7 @@ Their modules are imported when they are asked for: they bring the database and 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,15 @@ def load_application(name: str | None) -> Lash:
         if not hasattr(target, part):
             raise ConfigurationError(f"module {module_name!r} has no attribute {attribute!r}; check -A or LASH_APP")
         target = getattr(target, part)
-    found = find_lash(target)
+    found = find_lash(target) or (find_lash(_celery_module(target)) if not attribute else None)
     if found is None:
         raise ConfigurationError(f"{name!r} holds no Lash; point -A at the module or attribute that does")
     return found
+
+
+def _celery_module(package: object) -> object:
+    """The package's module `celery`, where `celery -A` looks too; None if it has none."""
+    name = f"{getattr(package, '__name__', '')}.celery"
+    if not hasattr(package, "__path__") or importlib.util.find_spec(name) is None:
+        return None
+    return importlib.import_module(name)

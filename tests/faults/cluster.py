@@ -32,14 +32,23 @@ API_KEY = "sk-test-sentinel-key"
 class WorkerProcess:
     """One `celery worker` process; a context manager that leaves nothing running."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path, arguments: list[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        log: Path,
+        arguments: list[str],
+        *,
+        application: str = APPLICATION,
+        directory: Path = ROOT,
+    ) -> None:
         self.name = name
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", APPLICATION, "worker", "-n", f"{name}@%h", "-l", "INFO"]
+        command = [sys.executable, "-m", "celery", "-A", application, "worker", "-n", f"{name}@%h", "-l", "INFO"]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [*command, *arguments],
-                cwd=ROOT,
+                cwd=directory,
                 env=dict(environment),
                 stdout=output,
                 stderr=output,
@@ -127,14 +136,21 @@ class Cluster:
 
     @contextmanager
     def worker(
-        self, *arguments: str, pool: str = "threads", concurrency: int = 8, environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        pool: str = "threads",
+        concurrency: int = 8,
+        environment: Mapping[str, str] | None = None,
+        application: str = APPLICATION,
+        directory: Path = ROOT,
     ) -> Iterator[WorkerProcess]:
         """A ready worker, killed at the end if the test has not ended it."""
         self._workers += 1
         name = f"w{self._workers}"
         options = ["-P", pool, "-c", str(concurrency), *arguments]
         log = self.directory / f"{name}.log"
-        with WorkerProcess(name, {**self.environment, **(environment or {})}, log, options) as process:
+        variables = {**self.environment, **(environment or {})}
+        with WorkerProcess(name, variables, log, options, application=application, directory=directory) as process:
             yield process.wait_until_ready()
 
     def client(self) -> Client:
