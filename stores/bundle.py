@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.settings import Settings
+from lash_tasks.stores.admissions import Admissions
 from lash_tasks.stores.protocols import (
     BlobStore,
     Fleet,
@@ -40,6 +41,7 @@ class Stores:
     leases: Leases
     slots: Slots
     live: LiveReplay
+    admissions: Admissions
     database: Database
     _close_shared: Callable[[], None] = field(repr=False)
 
@@ -61,7 +63,7 @@ def open_stores(
     settings.require_database_url()
     if settings.redis_url is None and settings.dialect == "postgresql" and not allow_memory_leases:
         raise ConfigurationError("Set LASH_REDIS_URL: workers on Postgres keep out of each other's way through Redis")
-    leases, slots, live, close_shared = _shared(settings.redis_url, settings.namespace)
+    leases, slots, live, admissions, close_shared = _shared(settings.redis_url, settings.namespace)
     database = open_database(settings, now_ms=now_ms)
     return Stores(
         queue=SqlInputQueue(database),
@@ -73,6 +75,7 @@ def open_stores(
         leases=leases,
         slots=slots,
         live=live,
+        admissions=admissions,
         database=database,
         _close_shared=close_shared,
     )
@@ -89,14 +92,14 @@ def open_database(settings: Settings, *, now_ms: Callable[[], int] | None = None
     )
 
 
-def _shared(redis_url: str | None, namespace: str) -> tuple[Leases, Slots, LiveReplay, Callable[[], None]]:
+def _shared(redis_url: str | None, namespace: str) -> tuple[Leases, Slots, LiveReplay, Admissions, Callable[[], None]]:
     """What workers share beside SQL. The client library of Redis is imported only where there is one."""
     if redis_url is None:
         from lash_tasks.stores.memory import open_memory_stores
 
         memory = open_memory_stores()
-        return memory.leases, memory.slots, memory.live, memory.close
+        return memory.leases, memory.slots, memory.live, memory.admissions, memory.close
     from lash_tasks.stores.redis import open_redis_stores
 
     redis = open_redis_stores(redis_url, namespace=namespace)
-    return redis.leases, redis.slots, redis.live, redis.close
+    return redis.leases, redis.slots, redis.live, redis.admissions, redis.close

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lash_tasks.clock import Clock, SystemClock
+from lash_tasks.stores.admissions import Admissions
+from lash_tasks.stores.memory.admissions import MemoryAdmissions
 from lash_tasks.stores.memory.leases import MemoryLeases
 from lash_tasks.stores.memory.live import MemoryLiveReplay
 from lash_tasks.stores.memory.slots import MemorySlots
@@ -16,6 +18,7 @@ class MemoryStores:
     leases: Leases
     slots: Slots
     live: MemoryLiveReplay
+    admissions: Admissions
 
     def close(self) -> None:
         """Let waiting readers return. Idempotent."""
@@ -26,4 +29,4 @@ def open_memory_stores(*, clock: Clock | None = None, live_retention_ms: int = 6
     """Fresh stores, empty and of this process alone. A live stream lasts `live_retention_ms` from its last use."""
     clock = clock or SystemClock()
     live = MemoryLiveReplay(clock, retention_ms=live_retention_ms)
-    return MemoryStores(MemoryLeases(clock), MemorySlots(clock), live)
+    return MemoryStores(MemoryLeases(clock), MemorySlots(clock), live, MemoryAdmissions(clock))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.errors import ConfigurationError
+from lash_tasks.stores.admissions import Admissions
 from lash_tasks.stores.protocols import Leases, LiveReplay, Slots
+from lash_tasks.stores.redis.admissions import RedisAdmissions
 from lash_tasks.stores.redis.connections import Connections, connect
 from lash_tasks.stores.redis.keys import Keys
 from lash_tasks.stores.redis.leases import RedisLeases
@@ -19,6 +22,7 @@ class RedisStores:
     leases: Leases
     slots: Slots
     live: LiveReplay
+    admissions: Admissions
     _connections: Connections
 
     def close(self) -> None:
@@ -27,17 +31,27 @@ class RedisStores:
 
 
 def open_redis_stores(
-    url: str, *, namespace: str = "", clock: Clock | None = None, live_retention_ms: int = 600_000
+    url: str,
+    *,
+    namespace: str = "",
+    clock: Clock | None = None,
+    live_retention_ms: int = 600_000,
+    skew_ms: Callable[[], int] = int,
 ) -> RedisStores:
     """Stores on the Redis at `url`; ConfigurationError if it is no such URL. Connects at the first use only.
 
-    A live stream lasts `live_retention_ms` from its last use.
+    A live stream lasts `live_retention_ms` from its last use. `skew_ms` moves the server's time by which limits are
+    kept, for tests.
     """
     if ":" in namespace:
         raise ConfigurationError("LASH_NAMESPACE must not contain a colon")
     keys = Keys(namespace)
     connections = connect(url)
-    live = RedisLiveReplay(connections, keys, clock or SystemClock(), retention_ms=live_retention_ms)
+    clock = clock or SystemClock()
     return RedisStores(
-        RedisLeases(connections.commands, keys), RedisSlots(connections.commands, keys), live, connections
+        leases=RedisLeases(connections.commands, keys),
+        slots=RedisSlots(connections.commands, keys),
+        live=RedisLiveReplay(connections, keys, clock, retention_ms=live_retention_ms),
+        admissions=RedisAdmissions(connections.commands, keys, clock, skew_ms=skew_ms),
+        _connections=connections,
     )

@@ -24,3 +24,8 @@ class Keys:
     def live(self, session_id: SessionId) -> str:
         """A stream, the session's newest live events."""
         return f"lash:{self.namespace}:live:{session_id}"
+
+    def admissions(self, provider: str) -> tuple[str, ...]:
+        """The six keys of a provider's account, in the order in which the scripts take them."""
+        kinds = ("running", "started", "costs", "queue", "seen", "state")
+        return tuple(f"lash:{self.namespace}:limit:{provider}:{kind}" for kind in kinds)
