@@ -76,6 +76,8 @@ class RecordVerdict(StrEnum):
     FENCED = "fenced"
     REFUSED = "refused"
     """The database cannot hold a value of the row, now or later; the rows beside it are not touched by that."""
+    LOCKED = "locked"
+    """Of several rows: somebody holds the session's fence at the moment, so nothing was written; try it alone."""
 
 
 @dataclass(frozen=True, slots=True)

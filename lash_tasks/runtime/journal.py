@@ -22,7 +22,8 @@ from lash_tasks.domain.journal import (
 )
 from lash_tasks.errors import LashError, StoreError, StoreUnavailable
 from lash_tasks.ports import Interrupt, Interrupted, InterruptReason
-from lash_tasks.stores.protocols import OpenedTurn, TurnStore
+from lash_tasks.runtime.journal_writer import JournalWriter
+from lash_tasks.stores.protocols import OpenedTurn
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,11 +70,11 @@ def recorded_claims(journal: Sequence[RecordedEffect]) -> tuple[BatchId, ...]:
 
 
 class TurnJournal:
-    """Reads are of what the opening found; writes go through the store, fenced. Safe from a round's threads."""
+    """Reads are of what the opening found; writes go through the worker's writer. Safe from a round's threads."""
 
-    def __init__(self, turns: TurnStore, opened: OpenedTurn, clock: Clock, interrupt: Interrupt) -> None:
+    def __init__(self, writer: JournalWriter, opened: OpenedTurn, clock: Clock, interrupt: Interrupt) -> None:
         self._clock = clock
-        self._turns = turns
+        self._writer = writer
         self._opened = opened
         self._interrupt = interrupt
         self._recorded = {effect.replay_key: effect for effect in opened.journal}
@@ -106,7 +107,7 @@ class TurnJournal:
 
         `exists` is ours: under our fence nobody else writes, so an earlier try landed and its answer was lost.
         """
-        (reply,) = patiently(lambda: self._turns.record([row]), self._clock, self._interrupt)
+        reply = patiently(lambda: self._writer.record(row), self._clock, self._interrupt)
         if reply.verdict is RecordVerdict.FENCED:
             raise Interrupted(InterruptReason.LOST)
         if reply.verdict is RecordVerdict.REFUSED:

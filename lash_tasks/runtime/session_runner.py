@@ -34,6 +34,7 @@ from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
 from lash_tasks.runtime.journal import TurnJournal, patiently, recorded_claims
+from lash_tasks.runtime.journal_writer import JournalWriter
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
 from lash_tasks.runtime.services import RuntimeServices
@@ -95,6 +96,7 @@ class SessionRunner:
     def __init__(self, services: RuntimeServices, worker: Worker) -> None:
         self._services = services
         self._worker = worker
+        self._writer = JournalWriter(services.turns)
         self._refs = {name: agent.snapshot().ref() for name, agent in services.agents.items()}
 
     def run(self, session_id: SessionId) -> RunVerdict:
@@ -210,7 +212,7 @@ class SessionRunner:
         services, intent = self._services, opened.intent
         agent = self._snapshot(intent.agent, intent.agent_ref)
         inputs = [decode(QueuedInput, batch.payload) for batch in opened.batches]
-        journal = TurnJournal(services.turns, opened, services.clock, engagement.interrupt)
+        journal = TurnJournal(self._writer, opened, services.clock, engagement.interrupt)
         performer = EffectPerformer(services, opened, agent, inputs[0], journal, live, engagement)
         drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt, agent.max_iterations)
         history = [stored.node.message for stored in opened.history]

@@ -127,7 +127,7 @@ FROM ours JOIN lash_batches own ON own.id = ours.batch_ids::json ->> 0"""
 # Fences are locked in the order of their scopes, so that two writers of many turns cannot deadlock. No key may come
 # twice: ON CONFLICT DO UPDATE changes a row once. The flags are scalar subqueries because for many rows the planner
 # would answer EXISTS from a hash of all ready input there is.
-RECORD: LiteralString = f"""
+_GIVEN: LiteralString = f"""
 WITH {_CLOCK},
 given AS MATERIALIZED (
   SELECT x.*, 'session:' || x.session_id AS fence_scope, 'session:' || x.session_id || '/' || x.turn_id AS scope
@@ -136,7 +136,8 @@ given AS MATERIALIZED (
     AS x(session_id, turn_id, replay_key, ordinal, fence, state, envelope, outcome, place)),
 current AS MATERIALIZED (
   SELECT f.scope, f.fence FROM lash_fences f WHERE f.scope = ANY(%(fence_scopes)s::text[])
-  ORDER BY f.scope FOR SHARE),
+  ORDER BY f.scope FOR SHARE"""
+_WRITTEN: LiteralString = """
 written AS (
   INSERT INTO lash_effects AS e (scope, replay_key, ordinal, fence, state, envelope, outcome, outcome_ref)
   SELECT g.scope, g.replay_key, g.ordinal, g.fence, g.state, g.envelope,
@@ -151,15 +152,21 @@ large AS (
   INSERT INTO lash_blobs (ref, content)
   SELECT DISTINCT ON (w.outcome_ref) w.outcome_ref, g.outcome FROM written w JOIN given g USING (scope, replay_key)
   WHERE w.outcome_ref IS NOT NULL ORDER BY w.outcome_ref
-  ON CONFLICT (ref) DO NOTHING)
-SELECT
-  CASE WHEN f.fence IS DISTINCT FROM g.fence THEN 'fenced'
+  ON CONFLICT (ref) DO NOTHING)"""
+_VERDICTS: LiteralString = f"""
+       WHEN f.fence <> g.fence THEN 'fenced'
        WHEN w.scope IS NULL THEN 'exists'
        ELSE 'recorded' END AS verdict,
   (SELECT true FROM lash_turn_cancels c WHERE c.session_id = g.session_id AND c.turn_id = g.turn_id) AS cancel,
   (SELECT true FROM lash_batches b WHERE b.session_id = g.session_id AND b.early AND {_DUE} LIMIT 1) AS joinable
 FROM given g LEFT JOIN current f ON f.scope = g.fence_scope
 LEFT JOIN written w ON w.scope = g.scope AND w.replay_key = g.replay_key ORDER BY g.place"""
+
+RECORD_ONE: LiteralString = f"{_GIVEN}),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'fenced' {_VERDICTS}"
+RECORD_MANY: LiteralString = (
+    f"{_GIVEN} SKIP LOCKED),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'locked' {_VERDICTS}"
+)
+"""Nobody waits here for somebody else's lock."""
 
 # ---------------------------------------------------------------- checkpoint
 

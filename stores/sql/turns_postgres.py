@@ -96,7 +96,8 @@ class PostgresTurns:
         """Write rows of distinct keys; when a value is refused, halve until the culprit is alone."""
         try:
             with self._database.postgres() as connection:
-                [replies] = pipelined(connection, [(sql.RECORD, self._journal_parameters(rows))])
+                statement = sql.RECORD_ONE if len(rows) == 1 else sql.RECORD_MANY
+                [replies] = pipelined(connection, [(statement, self._journal_parameters(rows))])
         except _VALUE_REFUSED as error:
             if len(rows) == 1:
                 _log.error(
@@ -170,7 +171,7 @@ class PostgresTurns:
                 connection,
                 [
                     (sql.CLAIM, {"turn_id": request.turn_id, "seqs": [batch.seq for batch in batches]}),
-                    (sql.RECORD, self._journal_parameters([row])),
+                    (sql.RECORD_ONE, self._journal_parameters([row])),
                     (sql.COMMIT, {}),
                 ],
             )

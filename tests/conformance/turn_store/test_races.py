@@ -328,6 +328,21 @@ def test_two_writers_of_many_turns_do_not_stop_each_other(
     assert scene.count(tables.effects) == 2 * 10 * 12
 
 
+def test_of_many_rows_only_that_of_a_locked_session_is_left_out(scene: Scene, beside: ThreadPoolExecutor) -> None:
+    if scene.database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    scene.send()
+    scene.send(session_id=SessionId("another"))
+    turns = [scene.open(ALICE), scene.open(ALICE, session_id=SessionId("another"))]
+    with scene.database.transaction() as connection:
+        lock_fence(connection)
+        replies = beside.submit(scene.store.record, [journal_row(turn, "one") for turn in turns]).result(10)
+        assert [reply.verdict for reply in replies] == [RecordVerdict.LOCKED, RecordVerdict.RECORDED]
+
+    again = scene.store.record([journal_row(turn, "one") for turn in turns])
+    assert [reply.verdict for reply in again] == [RecordVerdict.RECORDED, RecordVerdict.EXISTS]
+
+
 def test_of_many_commits_of_one_turn_one_lands(scene: Scene, other: Scene, beside: ThreadPoolExecutor) -> None:
     for number in range(1, 6):
         scene.send()

@@ -13,7 +13,7 @@ from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.rows import INLINE_OUTCOME_BYTES
 from tests.conformance.arrange import ALICE, BOB, SESSION, Scene, begun, journal_row
 
-RECORDED, EXISTS, FENCED, REFUSED = RecordVerdict
+RECORDED, EXISTS, FENCED, REFUSED, _ = RecordVerdict
 
 
 @pytest.fixture
