@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lash_tasks.stores.sql import schema
 from lash_tasks.stores.sql.engine import Database
 from tests.cli.calling import Printed, call
+from tests.databases import MigratedSqlite
 from tests.scene import Scene, Timeline
 
 Command = Callable[..., Printed]
 
 
 @pytest.fixture
-def scene(sqlite_url: str) -> Iterator[Scene]:
+def scene(sqlite_url: str, migrated_sqlite: MigratedSqlite) -> Iterator[Scene]:
     """A migrated file with one agent, `support`, and no worker that would answer."""
+    migrated_sqlite.copy_to(sqlite_url)
     database = Database.open(sqlite_url)
-    schema.upgrade(database.engine)
     yield Scene(database, Timeline())
     database.close()
 

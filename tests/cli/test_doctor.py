@@ -13,7 +13,6 @@ from sqlalchemy import text
 from lash_tasks.domain.ids import WorkerId
 from lash_tasks.queues import NO_NAMESPACE
 from lash_tasks.stores.protocols import WorkerRecord
-from lash_tasks.stores.sql import schema
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from tests.cli.calling import Printed, call
@@ -46,7 +45,6 @@ class Installation:
     def __init__(self, postgres_url: str, redis_url: str) -> None:
         self.variables = {"LASH_DATABASE_URL": postgres_url, "LASH_REDIS_URL": redis_url}
         self._database = Database.open(postgres_url)
-        schema.upgrade(self._database.engine)
         SqlFleet(self._database).register_agents([SUPPORT])
         self._workers = 0
 
@@ -72,8 +70,8 @@ class Installation:
 
 
 @pytest.fixture
-def installation(postgres_url: str, redis_url: str) -> Iterator[Installation]:
-    installation = Installation(postgres_url, redis_url)
+def installation(migrated_postgres_url: str, redis_url: str) -> Iterator[Installation]:
+    installation = Installation(migrated_postgres_url, redis_url)
     yield installation
     installation.close()
 

@@ -9,8 +9,8 @@ import pytest
 
 from lash_tasks.clock import FakeClock
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.tables import metadata
 from tests.conformance.arrange import Scene
+from tests.databases import MigratedSqlite
 
 
 @pytest.fixture
@@ -24,15 +24,15 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """SQLite in memory, SQLite in a file, Postgres."""
     if request.param == "memory":
         return "sqlite://"
-    url: str = request.getfixturevalue(f"{request.param}_url")
+    url: str = request.getfixturevalue(f"migrated_{request.param}_url")
     return url
 
 
 @pytest.fixture
-def database(database_url: str, clock: FakeClock) -> Iterator[Database]:
+def database(database_url: str, clock: FakeClock, migrated_sqlite: MigratedSqlite) -> Iterator[Database]:
     database = Database.open(database_url, now_ms=clock.now_ms)
-    with database.transaction() as connection:
-        metadata.create_all(connection)
+    if database_url == "sqlite://":
+        migrated_sqlite.fill(database)
     yield database
     database.close()
 

@@ -298,7 +298,7 @@ def test_another_path_to_the_same_file_is_the_same_database(
     queue: SqlInputQueue, tmp_path: Path, database_url: str
 ) -> None:
     link = tmp_path / "link.db"
-    link.symlink_to(tmp_path / "lash.db")
+    link.symlink_to(database_url.removeprefix("sqlite:///"))
     with calling(CoreCaller, f"sqlite:///{link}") as caller:
         assert queue.enqueue_with(caller.connection, draft()).enqueued.created
 

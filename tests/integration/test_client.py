@@ -36,7 +36,6 @@ from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.local import LocalDoorbell
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import open_stores
-from lash_tasks.stores.sql import schema
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.definition import tool
 from lash_tasks.wiring import WorkerParts, client_parts, open_worker
@@ -95,7 +94,7 @@ class Service:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
+    url: str = request.getfixturevalue(f"migrated_{request.param}_url")
     return url
 
 
@@ -108,7 +107,6 @@ def settings(request: pytest.FixtureRequest, database_url: str) -> Settings:
 
 @pytest.fixture
 def service(settings: Settings) -> Iterator[Service]:
-    schema.upgrade(settings.require_database_url())
     service = Service(settings)
     yield service
     service.client.close()
@@ -243,7 +241,11 @@ def test_settings_without_a_database_are_refused_at_once() -> None:
         Client(Settings())
 
 
-def test_a_database_without_our_tables_is_refused_at_once(settings: Settings) -> None:
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_a_database_without_our_tables_is_refused_at_once(
+    request: pytest.FixtureRequest, redis_url: str, backend: str
+) -> None:
+    settings = Settings(database_url=request.getfixturevalue(f"{backend}_url"), redis_url=redis_url)
     with pytest.raises(SchemaBehind, match="run: lash-tasks db upgrade"):
         Client(settings)
 
@@ -443,10 +445,11 @@ def test_a_follower_is_stopped_from_another_thread(service: Service, threads: li
     assert not threads[0].is_alive()
 
 
-def test_losing_redis_in_the_middle_of_a_turn_costs_the_live_events_only(postgres_url: str) -> None:
-    schema.upgrade(postgres_url)
+def test_losing_redis_in_the_middle_of_a_turn_costs_the_live_events_only(migrated_postgres_url: str) -> None:
     with PrivateRedis() as redis:
-        service = Service(Settings(database_url=postgres_url, redis_url=redis.url, lease_ttl=0.6, drain_grace=0))
+        service = Service(
+            Settings(database_url=migrated_postgres_url, redis_url=redis.url, lease_ttl=0.6, drain_grace=0)
+        )
         with service.client, service.working():
             followed = service.client.follow(SESSION, idle_timeout=PATIENCE)
             assert next(followed).type == "snapshot"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.tables import metadata
+from tests.databases import MigratedSqlite
 from tests.scene import Scene, Timeline
 
 
@@ -17,9 +17,8 @@ def clock() -> Timeline:
 
 
 @pytest.fixture
-def scene(clock: Timeline) -> Iterator[Scene]:
+def scene(clock: Timeline, migrated_sqlite: MigratedSqlite) -> Iterator[Scene]:
     database = Database.open("sqlite://", now_ms=clock.now_ms)
-    with database.transaction() as connection:
-        metadata.create_all(connection)
+    migrated_sqlite.fill(database)
     yield Scene(database, clock)
     database.close()

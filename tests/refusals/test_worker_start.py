@@ -11,7 +11,6 @@ import pytest
 
 from lash_tasks.celery import create_celery, refuse_dangerous_settings
 from lash_tasks.errors import ConfigurationError
-from lash_tasks.stores.sql import schema
 from tests.cli.calling import environment
 
 APPLICATION = """
@@ -46,10 +45,9 @@ def refusal(directory: Path, variables: Mapping[str, str], *, pool: str = "threa
 
 
 @pytest.fixture
-def servers(postgres_url: str, redis_url: str) -> dict[str, str]:
+def servers(migrated_postgres_url: str, redis_url: str) -> dict[str, str]:
     """Settings with which a worker would start."""
-    schema.upgrade(postgres_url)
-    return {"LASH_DATABASE_URL": postgres_url, "LASH_REDIS_URL": redis_url}
+    return {"LASH_DATABASE_URL": migrated_postgres_url, "LASH_REDIS_URL": redis_url}
 
 
 # ---------------------------------------------------------------- settings and servers

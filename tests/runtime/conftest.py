@@ -7,15 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.tables import metadata
+from tests.databases import MigratedSqlite
 from tests.scene import Scene, Timeline
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
+def scene(migrated_sqlite: MigratedSqlite) -> Iterator[Scene]:
     clock = Timeline()
     database = Database.open("sqlite://", now_ms=clock.now_ms)
-    with database.transaction() as connection:
-        metadata.create_all(connection)
+    migrated_sqlite.fill(database)
     yield Scene(database, clock)
     database.close()

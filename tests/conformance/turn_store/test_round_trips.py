@@ -12,18 +12,16 @@ from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.journal import RecordVerdict
 from lash_tasks.stores.protocols import CheckpointTaken, Committed
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.tables import metadata
 from tests.conformance.arrange import ALICE, BOB, Scene, journal_row, node
 
 RoundTrips = Callable[[Callable[[], object]], int]
+ONE_CONNECTION = {"pool_size": 1, "max_overflow": 0}
 
 
 @pytest.fixture
-def database(postgres_url: str, clock: FakeClock) -> Iterator[Database]:
+def database(migrated_postgres_url: str, clock: FakeClock) -> Iterator[Database]:
     """A Postgres database with one connection, so that it is known which one a verb takes."""
-    database = Database.open(postgres_url, options={"pool_size": 1, "max_overflow": 0}, now_ms=clock.now_ms)
-    with database.transaction() as connection:
-        metadata.create_all(connection)
+    database = Database.open(migrated_postgres_url, options=ONE_CONNECTION, now_ms=clock.now_ms)
     yield database
     database.close()
 
