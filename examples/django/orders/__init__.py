@@ -1,0 +1,1 @@
+"""Orders, and the agent that looks after them."""

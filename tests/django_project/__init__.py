@@ -1,0 +1,1 @@
+"""A Django project: its agents are found, its transactions carry messages, its connections are kept clean."""
