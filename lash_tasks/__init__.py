@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from lash_tasks.domain.inputs import ImageRefItem as ImageRefItem
     from lash_tasks.domain.inputs import TextItem as TextItem
     from lash_tasks.domain.inputs import TurnInput as TurnInput
+    from lash_tasks.domain.models import Limits as Limits
+    from lash_tasks.domain.models import ModelOptions as ModelOptions
     from lash_tasks.domain.turns import AssembledTurn as AssembledTurn
+    from lash_tasks.domain.turns import TurnContext as TurnContext
     from lash_tasks.errors import ErrorCode as ErrorCode
     from lash_tasks.errors import LashError as LashError
+    from lash_tasks.providers.named import OpenAI as OpenAI
+    from lash_tasks.providers.named import env as env
     from lash_tasks.settings import Settings as Settings
     from lash_tasks.stores.sql.schema import include_object as include_object
     from lash_tasks.tools.agents import Agent as Agent
     from lash_tasks.tools.context import ToolContext as ToolContext
-    from lash_tasks.tools.context import TurnContext as TurnContext
     from lash_tasks.tools.definition import tool as tool
 
 _HOMES = {
@@ -33,12 +37,16 @@ _HOMES = {
     "ImageRefItem": "lash_tasks.domain.inputs",
     "Lash": "lash_tasks.app",
     "LashError": "lash_tasks.errors",
+    "Limits": "lash_tasks.domain.models",
+    "ModelOptions": "lash_tasks.domain.models",
+    "OpenAI": "lash_tasks.providers.named",
     "Receipt": "lash_tasks.client",
     "Settings": "lash_tasks.settings",
     "TextItem": "lash_tasks.domain.inputs",
     "ToolContext": "lash_tasks.tools.context",
-    "TurnContext": "lash_tasks.tools.context",
+    "TurnContext": "lash_tasks.domain.turns",
     "TurnInput": "lash_tasks.domain.inputs",
+    "env": "lash_tasks.providers.named",
     "include_object": "lash_tasks.stores.sql.schema",
     "tool": "lash_tasks.tools.definition",
 }
@@ -51,12 +59,16 @@ __all__ = [
     "ImageRefItem",
     "Lash",
     "LashError",
+    "Limits",
+    "ModelOptions",
+    "OpenAI",
     "Receipt",
     "Settings",
     "TextItem",
     "ToolContext",
     "TurnContext",
     "TurnInput",
+    "env",
     "include_object",
     "tool",
 ]

@@ -18,7 +18,7 @@ from lash_tasks.clock import SystemClock
 from lash_tasks.dispatch import CeleryDoorbell
 from lash_tasks.embedded import EmbeddedStack
 from lash_tasks.errors import ConfigurationError
-from lash_tasks.ports import Provider
+from lash_tasks.providers.named import NamedProvider, checked_providers
 from lash_tasks.queues import Names
 from lash_tasks.roster import Roster
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
@@ -35,10 +35,11 @@ class Lash:
 
     `agents` are what it serves: objects, or import strings such as `"shop.agents:support"`, resolved when Celery
     imports its modules. `deps` names a context manager that is entered around every tool attempt in the tool's own
-    thread; `providers` adds model endpoints by name. With `embedded=True` everything runs in this process on SQLite:
-    use it as a context manager, or `start()` and `stop()` it. Otherwise `lash.celery` is an ordinary Celery app for
-    workers, beat and Flower: one of our own, or with `celery=` yours, which gets our tasks, queues and beat entries,
-    and keeps its settings. Constructing a Lash reads no environment and no settings, and opens nothing.
+    thread; `providers` adds model endpoints by name, as `OpenAI(...)` or any object with the methods of a Provider.
+    With `embedded=True` everything runs in this process on SQLite: use it as a context manager, or `start()` and
+    `stop()` it. Otherwise `lash.celery` is an ordinary Celery app for workers, beat and Flower: one of our own, or with
+    `celery=` yours, which gets our tasks, queues and beat entries, and keeps its settings. Constructing a Lash reads no
+    environment and no settings, and opens nothing.
     `reached` is called at every named crash point; fault tests die there.
     """
 
@@ -48,7 +49,7 @@ class Lash:
         *,
         celery: celery_package.Celery | None = None,
         deps: Deps | None = None,
-        providers: Mapping[str, Provider] | None = None,
+        providers: Mapping[str, NamedProvider] | None = None,
         embedded: bool = False,
         settings: Settings | None = None,
         name: str = "lash",
@@ -60,7 +61,7 @@ class Lash:
         self._reached = reached
         self.embedded = embedded
         self.deps = deps
-        self.providers = dict(providers or {})
+        self.providers = checked_providers(providers or {})
         self._roster = Roster(agents)
         self._autodiscovers = False
         self._settings = settings

@@ -16,9 +16,9 @@ from types import ModuleType
 
 import celery
 
+from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.tools.agents import Agent
-from lash_tasks.tools.context import TurnContext
 from lash_tasks.tools.definition import Tool
 
 Deps = Callable[[], AbstractContextManager[object]]

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.errors import ConfigurationError
-from lash_tasks.ports import Provider
+from lash_tasks.providers.named import NamedProvider
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.local import LocalDoorbell
 from lash_tasks.runtime.ticker import Periodic
@@ -40,7 +40,7 @@ class EmbeddedStack:
         settings: Settings,
         *,
         agents: Mapping[str, Agent],
-        providers: Mapping[str, Provider],
+        providers: Mapping[str, NamedProvider],
         deps: Deps | None,
         threads: int = TURN_THREADS,
         reached: Callable[[CrashPoint], None] = nothing_happens,

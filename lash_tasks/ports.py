@@ -9,7 +9,8 @@ from typing import Protocol
 
 from lash_tasks.domain.codec import JsonObject, JsonValue
 from lash_tasks.domain.ids import BlobRef, CallId, SessionId, TurnId
-from lash_tasks.domain.turns import ToolOutcome
+from lash_tasks.domain.models import Limits
+from lash_tasks.domain.turns import ToolOutcome, TurnContext
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
 
 
@@ -76,6 +77,8 @@ class ModelCall:
     timeout_seconds: float
     """For the whole call, retries included."""
     idempotency_key: str
+    turn: TurnContext
+    """The turn that it is for: what a key that depends on the caller is chosen by."""
 
 
 class Provider(Protocol):
@@ -121,6 +124,10 @@ class ProviderFailure(Exception):
 class Providers(Protocol):
     def get(self, name: str) -> Provider:
         """The provider registered under `name` (the part before the colon); ProviderFailure `unknown_provider`."""
+        ...
+
+    def limits(self, name: str) -> Limits | None:
+        """What all workers together may ask of `name`; None if it has no limits, or if there is no such provider."""
         ...
 
 

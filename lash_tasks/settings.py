@@ -17,6 +17,11 @@ NO_SCHEMAS = "SQLite has no schemas; unset it, or set LASH_DATABASE_URL to postg
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 
+def read_variable(name: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """The environment variable `name` as it is now; None if it is not set or empty."""
+    return (os.environ if environment is None else environment).get(name) or None
+
+
 class Settings(BaseModel):
     """Settings of one application. `from_environment` reads them; constructing one checks them."""
 
@@ -115,10 +120,9 @@ class Settings(BaseModel):
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Settings from the environment; ConfigurationError names the variable that is wrong."""
-        source = os.environ if environment is None else environment
         values: dict[str, Any] = {}
         for field, variable in VARIABLES.items():
-            text = source.get(variable)
+            text = read_variable(variable, environment)
             if text:
                 values[field] = _parse_json(variable, text) if field == "database_options" else text
         try:

@@ -17,8 +17,9 @@ from lash_tasks.celery import create_celery
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.dispatch import CeleryDoorbell, SilentDoorbell
 from lash_tasks.domain.ids import LeaseToken, WorkerId
-from lash_tasks.ports import Doorbell, Provider
+from lash_tasks.ports import Doorbell
 from lash_tasks.providers import open_providers
+from lash_tasks.providers.named import NamedProvider
 from lash_tasks.queues import Names
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import Ingress
@@ -147,7 +148,7 @@ def open_worker(
     settings: Settings,
     *,
     agents: Mapping[str, Agent],
-    providers: Mapping[str, Provider],
+    providers: Mapping[str, NamedProvider],
     deps: Deps | None,
     doorbell: Doorbell,
     queues: Sequence[str],

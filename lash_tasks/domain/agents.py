@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from lash_tasks.domain.codec import OMITTED, JsonObject, digest, to_json
+from lash_tasks.domain.models import ModelOptions
 
 
 class OnCrash(StrEnum):
@@ -44,6 +45,8 @@ class AgentSnapshot:
     """Models that are asked when one before them cannot answer, in order; None if there are none."""
     output_schema: JsonObject | None = None
     """JSON schema that the answer has to fit; None where any text is an answer."""
+    options: ModelOptions | None = None
+    """None for the default ones."""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -221,6 +221,20 @@ class TurnIntent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnContext:
+    """The turn that instructions are rendered for, and that a model is called for."""
+
+    session_id: SessionId
+    turn_id: TurnId
+    turn_index: int
+    agent: str
+    context: JsonValue
+    """What the caller sent as `context`; None if nothing."""
+    admitted_at_ms: int
+    """When the turn began, epoch milliseconds: the time to show to a model, the same on every attempt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRecord:
     """A turn as it stands in SQL; `result` is there once it is committed."""
 

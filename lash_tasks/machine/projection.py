@@ -30,7 +30,7 @@ def project(agent: AgentSnapshot, instructions: str, messages: tuple[Message, ..
         for message in messages
         if (parts := tuple(part for raw in message.parts if (part := _project_part(message.role, raw)) is not None))
     )
-    return ModelRequest(_system(agent, instructions), projected, agent.tools)
+    return ModelRequest(_system(agent, instructions), projected, agent.tools, agent.options)
 
 
 def _system(agent: AgentSnapshot, instructions: str) -> str:

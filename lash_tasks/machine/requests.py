@@ -10,6 +10,7 @@ from pydantic import Field
 
 from lash_tasks.domain.agents import ToolSpec
 from lash_tasks.domain.messages import Part, ReasoningPart, Role, TextPart, ToolCallPart
+from lash_tasks.domain.models import ModelOptions
 from lash_tasks.domain.usage import NO_USAGE, TokenUsage
 
 
@@ -28,6 +29,8 @@ class ModelRequest:
     system: str
     messages: tuple[ModelMessage, ...]
     tools: tuple[ToolSpec, ...] = ()
+    options: ModelOptions | None = None
+    """None for the default ones."""
 
 
 class TerminalReason(StrEnum):

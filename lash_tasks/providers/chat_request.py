@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from lash_tasks.domain.codec import JsonObject, JsonValue
 from lash_tasks.domain.ids import BlobRef
 from lash_tasks.domain.messages import ImagePart, Role, TextPart, ToolCallPart, ToolResultPart
+from lash_tasks.domain.models import DEFAULT_OPTIONS, ModelOptions
 from lash_tasks.machine.requests import ModelMessage, ModelRequest
 from lash_tasks.ports import ModelCall, ProviderFailure
 from lash_tasks.providers.failures import parse_json, valid_unicode
@@ -18,8 +19,8 @@ IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 LoadBlob = Callable[[BlobRef], bytes]
 
 
-def request_body(call: ModelCall) -> bytes:
-    """The request as ASCII JSON. ProviderFailure `unsupported_image_format` for an image that may not be sent."""
+def request_body(call: ModelCall, host: str = "") -> bytes:
+    """The request to `host` as ASCII JSON. ProviderFailure `unsupported_image_format` for an image of another type."""
     body: JsonObject = {
         "model": call.model,
         "messages": list(_messages(call.request, call.load_blob)),
@@ -40,7 +41,20 @@ def request_body(call: ModelCall) -> bytes:
         ]
         body["tool_choice"] = "auto"
         body["parallel_tool_calls"] = True
+    _add_options(body, call.request.options or DEFAULT_OPTIONS, host)
     return json.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _add_options(body: JsonObject, options: ModelOptions, host: str) -> None:
+    if options.temperature is not None:
+        body["temperature"] = options.temperature
+    if options.max_output_tokens is not None:
+        # OpenAI's reasoning models take only the new name, many other servers only the old one.
+        new = host.endswith((".openai.com", ".azure.com"))
+        body["max_completion_tokens" if new else "max_tokens"] = options.max_output_tokens
+    if options.reasoning_effort is not None:
+        body["reasoning_effort"] = options.reasoning_effort
+    body.update(options.extra or {})
 
 
 def _messages(request: ModelRequest, load_blob: LoadBlob) -> Iterator[JsonObject]:

@@ -50,8 +50,8 @@ class _Call:
     arguments: list[str] = field(default_factory=list)
 
 
-class Completion:
-    """An answer under construction. What the server sends in the wrong shape counts as not sent."""
+class ChatCompletion:
+    """A Completion."""
 
     def __init__(self, stream: ModelStream) -> None:
         self._stream = stream
@@ -63,11 +63,14 @@ class Completion:
 
     @property
     def finished(self) -> bool:
-        """Whether the server said why the answer ends."""
         return self._finish is not None
 
+    @property
+    def done(self) -> bool:
+        """Never: usage may follow the finish, up to the mark that ends the stream."""
+        return False
+
     def add(self, chunk: JsonObject) -> None:
-        """Take one streamed chunk or one buffered completion."""
         self._add_usage(chunk.get("usage"))
         choice = _first_object(chunk.get("choices"))
         self._add_delta(_object(choice.get("delta")) or _object(choice.get("message")))

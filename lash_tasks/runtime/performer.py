@@ -10,12 +10,14 @@ from functools import partial
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash
 from lash_tasks.domain.codec import digest, encode, from_json, scrub, to_json
+from lash_tasks.domain.ids import BlobRef
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import EffectState, RecordReply
+from lash_tasks.domain.models import DEFAULT_OPTIONS
 from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined
-from lash_tasks.domain.turns import FailureClass, ToolOutcome, tool_cancelled, tool_failure
+from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnContext, tool_cancelled, tool_failure
 from lash_tasks.domain.usage import TokenUsage
-from lash_tasks.errors import ErrorCode, LashError, StoreUnavailable
+from lash_tasks.errors import ErrorCode, LashError, NotFound, StoreUnavailable
 from lash_tasks.machine.effects import (
     CallModel,
     CheckOutput,
@@ -34,7 +36,6 @@ from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Doing, Engagement
 from lash_tasks.stores.protocols import CheckpointRefused, CheckpointRequest, CheckpointTaken, OpenedTurn
-from lash_tasks.tools.context import TurnContext
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,14 @@ class EffectPerformer:
         self._opened = opened
         self._agent = agent
         self._context = first_input.context
+        self._turn = TurnContext(
+            session_id=opened.intent.session_id,
+            turn_id=opened.intent.turn_id,
+            turn_index=opened.intent.turn_index,
+            agent=opened.intent.agent,
+            context=first_input.context,
+            admitted_at_ms=opened.intent.admitted_at_ms,
+        )
         self.context_digest = digest(first_input.context)
         self._journal = journal
         self._live = live
@@ -75,17 +84,8 @@ class EffectPerformer:
 
     def render(self, effect: RenderInstructions) -> InstructionsRendered:
         """The agent's instructions function, once per turn; what it raises is recorded as the problem."""
-        intent = self._opened.intent
-        context = TurnContext(
-            session_id=intent.session_id,
-            turn_id=intent.turn_id,
-            turn_index=intent.turn_index,
-            agent=intent.agent,
-            context=self._context,
-            admitted_at_ms=intent.admitted_at_ms,
-        )
         with self._doing(Doing.INSTRUCTIONS, self.seconds_left()):
-            rendered = self._render(context)
+            rendered = self._render(self._turn)
         self._services.reached(CrashPoint.AFTER_PERFORM)
         self._record(effect, encode(InstructionsRendered, rendered))
         return rendered
@@ -109,9 +109,10 @@ class EffectPerformer:
         call = ModelCall(
             model=model,
             request=effect.request,
-            load_blob=self._services.blobs.get,
-            timeout_seconds=max(1.0, self.seconds_left()),
+            load_blob=self._load_blob,
+            timeout_seconds=self._model_seconds(),
             idempotency_key=f"lash-{digest(effect.key)[:40]}",
+            turn=self._turn,
         )
         with self._doing(Doing.MODEL_CALL, call.timeout_seconds):
             outcome = self._ask(provider_name, call)
@@ -133,13 +134,28 @@ class EffectPerformer:
             # A call that was shut down from here looks like any other that failed, and must not be recorded as one.
             self._engagement.interrupt.check()
             return _as_recorded(ModelOutcome(error=_model_error(failure)))
-        except LashError:
-            raise
         except Exception as error:
+            if isinstance(error, LashError) and error.retryable:
+                raise  # of a store, on the way to an attachment: the turn is tried again
             self._engagement.interrupt.check()
             log.exception("a provider raised", extra={"provider": provider_name})
             message = f"the provider {provider_name!r} raised {type(error).__name__}"
             return ModelOutcome(error=ModelError(message, "provider_raised"))
+
+    def _model_seconds(self) -> float:
+        options = self._agent.options or DEFAULT_OPTIONS
+        left = max(1.0, self.seconds_left())
+        return left if options.timeout_seconds is None else min(left, options.timeout_seconds)
+
+    def _load_blob(self, ref: BlobRef) -> bytes:
+        try:
+            return self._services.blobs.get(ref)
+        except NotFound:
+            raise ProviderFailure(
+                f"the attachment {ref} of this session is no longer in the database",
+                code=ErrorCode.ATTACHMENT_RESOLUTION_FAILED,
+                kind="validation",
+            ) from None
 
     # ------------------------------------------------------------ the answer
 

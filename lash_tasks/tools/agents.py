@@ -9,9 +9,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import JsonValue, scrub
 from lash_tasks.domain.ids import name_problem
+from lash_tasks.domain.models import DEFAULT_OPTIONS, ModelOptions
+from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.machine.effects import OutputChecked
-from lash_tasks.tools.context import TurnContext
 from lash_tasks.tools.definition import Tool
 from lash_tasks.tools.output import ANY_JSON, OutputType, read_output_type
 
@@ -20,15 +21,17 @@ from lash_tasks.tools.output import ANY_JSON, OutputType, read_output_type
 class Agent:
     """A model, what it is told, and what it may call. Checked when it is made: ConfigurationError says what to change.
 
-    `model` is `provider:model`; `fallbacks` are models that are asked, in order, when a failure of the one before could
-    pass and has used up its retries. `instructions` are text, or a function of the turn that is called once a turn and
-    whose answer is recorded. With `output_type`, any type that pydantic can describe, the answer is JSON of that type:
-    `turn.output`, `turn.output_as(...)`. A turn ends after `max_iterations` model calls or `max_turn_seconds`.
+    `model` is `provider:model`, asked with `options`; `fallbacks` are models that are asked the same, in order, when a
+    failure of the one before could pass and has used up its retries. `instructions` are text, or a function of the turn
+    that is called once a turn and whose answer is recorded. With `output_type`, any type that pydantic can describe,
+    the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. A turn ends after `max_iterations` model calls or
+    `max_turn_seconds`.
     """
 
     name: str
     model: str
     _: KW_ONLY
+    options: ModelOptions = DEFAULT_OPTIONS
     instructions: str | Callable[[TurnContext], str] = ""
     tools: Sequence[Tool[..., object]] = ()
     max_iterations: int = 20
@@ -41,6 +44,8 @@ class Agent:
     def __post_init__(self) -> None:
         self._check_names()
         self._check_instructions()
+        if not isinstance(self.options, ModelOptions):
+            raise ConfigurationError(f"agent {self.name!r}: options must be ModelOptions(...), not {self.options!r}")
         for limit in ("max_iterations", "max_turn_seconds"):
             value = getattr(self, limit)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -59,6 +64,7 @@ class Agent:
             max_turn_seconds=self.max_turn_seconds,
             fallbacks=tuple(self.fallbacks) or None,
             output_schema=output.schema if output is not None else None,
+            options=None if self.options == DEFAULT_OPTIONS else self.options,
         )
         object.__setattr__(self, "_snapshot", snapshot)
 

@@ -1,4 +1,4 @@
-"""What a tool and an instructions function learn about the call that they serve."""
+"""What a tool learns about the call that it serves."""
 
 from __future__ import annotations
 
@@ -32,17 +32,3 @@ class ToolContext:
     def cancelled(self) -> bool:
         """Whether nobody waits for the result any more (timeout, cancel, shutdown): a long function should return."""
         return self._cancelled.is_set()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnContext:
-    """The turn that instructions are rendered for."""
-
-    session_id: SessionId
-    turn_id: TurnId
-    turn_index: int
-    agent: str
-    context: JsonValue
-    """What the caller sent as `context`; None if nothing."""
-    admitted_at_ms: int
-    """When the turn began, epoch milliseconds: the time to show to a model, the same on every attempt."""

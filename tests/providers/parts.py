@@ -13,13 +13,18 @@ from pydantic import SecretStr
 
 from lash_tasks.clock import Clock, FakeClock
 from lash_tasks.domain.agents import ToolSpec
-from lash_tasks.domain.ids import BlobRef
+from lash_tasks.domain.ids import BlobRef, SessionId, TurnId
 from lash_tasks.domain.messages import Part, Role, TextPart
+from lash_tasks.domain.models import ModelOptions
+from lash_tasks.domain.turns import TurnContext
 from lash_tasks.machine.requests import ModelMessage, ModelRequest, ModelResponse
 from lash_tasks.ports import Interrupt, ModelCall
+from lash_tasks.providers.api_keys import KeySource
+from lash_tasks.providers.endpoint import HttpProvider
 from lash_tasks.providers.http import HttpClients, Timeouts
-from lash_tasks.providers.openai import OpenAI
+from lash_tasks.providers.openai import ChatCompletions
 from lash_tasks.providers.retrying import RetryPolicy
+from lash_tasks.providers.urls import checked_base_url
 from lash_tasks.runtime.interrupts import TurnInterrupt
 from tests.endpoint import ModelEndpoint
 
@@ -29,6 +34,10 @@ LOOKUP = ToolSpec(
     "lookup",
     "Look something up.",
     {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+)
+
+TURN = TurnContext(
+    session_id=SessionId("s"), turn_id=TurnId("t"), turn_index=0, agent="a", context=None, admitted_at_ms=0
 )
 
 
@@ -69,11 +78,12 @@ def call_of(
     tools: tuple[ToolSpec, ...] = (),
     load_blob: Callable[[BlobRef], bytes] = no_blob,
     timeout_seconds: float = 300.0,
+    options: ModelOptions | None = None,
 ) -> ModelCall:
     if isinstance(messages, str):
         messages = (said(TextPart(messages)),)
-    request = ModelRequest(system, tuple(messages), tools)
-    return ModelCall(model, request, load_blob, timeout_seconds, "lash-key-1")
+    request = ModelRequest(system, tuple(messages), tools, options)
+    return ModelCall(model, request, load_blob, timeout_seconds, "lash-key-1", TURN)
 
 
 def said(*parts: Part) -> ModelMessage:
@@ -92,11 +102,14 @@ def openai_at(
     timeouts: Timeouts | None = None,
     key: str | None = KEY,
     tls: ssl.SSLContext | None = None,
-) -> OpenAI:
+) -> HttpProvider:
     clock = clock or FakeClock()
-    return OpenAI(
-        base_url=base_url,
-        api_key=SecretStr(key) if key is not None else None,
+    url = checked_base_url(base_url, "OPENAI_BASE_URL", "OPENAI_API_KEY")
+    secret = SecretStr(key) if key is not None else None
+    return HttpProvider(
+        ChatCompletions(),
+        base_url=url,
+        key=KeySource(secret, name="OPENAI_API_KEY", required=url.host == ChatCompletions.vendor_host),
         clients=HttpClients(clock, timeouts or Timeouts(), lambda: tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
         clock=clock,
         random=lambda: 0.5,

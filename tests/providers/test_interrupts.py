@@ -17,7 +17,7 @@ from lash_tasks.clock import SystemClock
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.ports import Interrupted, InterruptReason, ProviderFailure
 from lash_tasks.providers import open_providers
-from lash_tasks.providers.openai import OpenAI
+from lash_tasks.providers.endpoint import HttpProvider
 from lash_tasks.providers.retrying import RetryPolicy
 from lash_tasks.runtime.interrupts import TurnInterrupt
 from lash_tasks.settings import Settings
@@ -31,7 +31,7 @@ STALLED = Reply((delta(content="Hel"), Step.STALL))
 class Caller(threading.Thread):
     """One thread that calls, is interrupted, and calls again on the same client."""
 
-    def __init__(self, provider: OpenAI, again: OpenAI | None = None) -> None:
+    def __init__(self, provider: HttpProvider, again: HttpProvider | None = None) -> None:
         super().__init__(daemon=True)
         self.interrupt = TurnInterrupt(SystemClock())
         self.stream = RecordingStream()
@@ -72,7 +72,7 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cert, key
 
 
-Open = Callable[[Callable[[str], Reply]], tuple[ModelEndpoint, OpenAI]]
+Open = Callable[[Callable[[str], Reply]], tuple[ModelEndpoint, HttpProvider]]
 
 
 @pytest.fixture(params=["http", "https"])
@@ -83,9 +83,9 @@ def open_both(request: pytest.FixtureRequest, tls_files: tuple[Path, Path]) -> I
         server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server_tls.load_cert_chain(*tls_files)
         client_tls = ssl.create_default_context(cafile=str(tls_files[0]))
-    opened: list[tuple[ModelEndpoint, OpenAI]] = []
+    opened: list[tuple[ModelEndpoint, HttpProvider]] = []
 
-    def open_both(answer: Callable[[str], Reply]) -> tuple[ModelEndpoint, OpenAI]:
+    def open_both(answer: Callable[[str], Reply]) -> tuple[ModelEndpoint, HttpProvider]:
         endpoint = ModelEndpoint(lambda body: answer(body["messages"][-1]["content"]), tls=server_tls).start()
         policy = RetryPolicy(base_seconds=30.0, max_seconds=30.0)
         provider = openai_at(endpoint.base_url, clock=SystemClock(), tls=client_tls, policy=policy)

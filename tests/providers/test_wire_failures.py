@@ -13,7 +13,8 @@ from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import ProviderFailure
-from lash_tasks.providers import http, openai, sse
+from lash_tasks.providers import endpoint as http_provider
+from lash_tasks.providers import http, sse
 from lash_tasks.providers.http import Timeouts
 from lash_tasks.providers.retrying import RetryPolicy
 from lash_tasks.runtime.interrupts import TurnInterrupt
@@ -125,7 +126,7 @@ def test_a_broken_answer_is_a_failure(reply: Reply, expected: tuple[str, str, bo
 
 @pytest.mark.parametrize("step", [Step.STALL, Step.CUT])
 def test_an_error_whose_body_does_not_end_is_told_by_its_status(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "ERROR_BODY_SECONDS", 0.1)
+    monkeypatch.setattr(http_provider, "ERROR_BODY_SECONDS", 0.1)
     reply = Reply((b'{"error": ', step), 503, {"Content-Type": "application/json"})
     assert outline(failure_from(reply)) == ("503", "http", True)
 

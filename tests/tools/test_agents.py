@@ -10,9 +10,9 @@ import pytest
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import decode, encode, to_json
 from lash_tasks.domain.ids import SessionId, TurnId
+from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.tools.agents import Agent
-from lash_tasks.tools.context import TurnContext
 from lash_tasks.tools.definition import tool
 
 TURN = TurnContext(
