@@ -14,6 +14,7 @@ from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.inputs import TurnInput
 from lash_tasks.domain.queue import When
 from lash_tasks.domain.turns import AssembledTurn
+from lash_tasks.domain.usage import UsageTotal
 from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound
 from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
@@ -85,7 +86,7 @@ class Client:
                 "idempotency_key": idempotency_key,
                 "context": context,
                 "when": when,
-                "available_at_ms": _milliseconds(available_at),
+                "available_at_ms": _milliseconds("available_at", available_at),
             }
         )
         accepted = self._parts.ingress.accept(request, connection=connection)
@@ -145,6 +146,15 @@ class Client:
         """Send a dead letter's input again, as a new input; a second replay returns the first's. NotFound."""
         accepted = self._parts.ingress.replay(BatchId(check_name("input_id", input_id)))
         return Receipt(accepted.session_id, accepted.id, accepted.created, self)
+
+    def usage(self, session_id: str | None = None, *, since: datetime | None = None) -> list[UsageTotal]:
+        """The tokens that committed turns have used, by source and model: of one session or of all that exist.
+
+        With `since` only of turns committed then or later. A recorded answer counts once, however often its turn was
+        resumed.
+        """
+        session = None if session_id is None else SessionId(check_name("session_id", session_id))
+        return self._parts.stores.sessions.usage(session, _milliseconds("since", since) or 0)
 
     def agents(self) -> list[str]:
         """The names of the agents that workers have registered."""
@@ -224,9 +234,9 @@ def _content(text: object) -> dict[str, Any]:
             raise InvalidInput("text", f"must be a string, a TurnInput or a mapping, not {type(text).__name__}")
 
 
-def _milliseconds(moment: datetime | None) -> int | None:
+def _milliseconds(field: str, moment: datetime | None) -> int | None:
     if moment is None:
         return None
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise InvalidInput("available_at", "must be a datetime with a time zone")
+        raise InvalidInput(field, "must be a datetime with a time zone")
     return int(moment.timestamp() * 1000)

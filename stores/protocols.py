@@ -19,7 +19,7 @@ from lash_tasks.domain.journal import JournalRow, RecordedEffect, RecordReply
 from lash_tasks.domain.queue import BatchDraft, BatchRecord, Cancellation, DeadLetter, Enqueued
 from lash_tasks.domain.sessions import Node, SessionHead, StoredNode
 from lash_tasks.domain.turns import TurnIntent, TurnRecord
-from lash_tasks.domain.usage import UsageEntry
+from lash_tasks.domain.usage import UsageEntry, UsageTotal
 
 # ---------------------------------------------------------------- input
 
@@ -283,6 +283,13 @@ class SessionStore(Protocol):
 
     def turns(self, session_id: SessionId, limit: int = 100, after_index: int = 0) -> list[TurnRecord]:
         """Turns of a session by index, the unfinished one included."""
+        ...
+
+    def usage(self, session_id: SessionId | None = None, since_ms: int = 0) -> list[UsageTotal]:
+        """What committed turns have used, of one session or of all that are not deleted, by source and model.
+
+        With `since_ms` only what was committed then or later.
+        """
         ...
 
     def delete(self, session_id: SessionId) -> bool:

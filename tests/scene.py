@@ -27,7 +27,7 @@ from lash_tasks.domain.turns import (
     finished,
     stopped,
 )
-from lash_tasks.domain.usage import NO_USAGE
+from lash_tasks.domain.usage import NO_USAGE, UsageEntry
 from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.observation.listening import WOKEN, Pace, Sources
 from lash_tasks.runtime.ingress import Ingress, SendRequest
@@ -171,7 +171,14 @@ class Scene:
     def says(self, opened: OpenedTurn, text: str) -> None:
         self.live_event(opened, ActivityType.ASSISTANT_PROSE_DELTA, text=text)
 
-    def commit(self, opened: OpenedTurn, text: str = "answer", *, dead_reason: str | None = None) -> None:
+    def commit(
+        self,
+        opened: OpenedTurn,
+        text: str = "answer",
+        *,
+        dead_reason: str | None = None,
+        usage: tuple[UsageEntry, ...] = (),
+    ) -> None:
         """Commit the turn and tell nobody."""
         intent = opened.intent
         turn = AssembledTurn(
@@ -200,7 +207,7 @@ class Scene:
                 agent=intent.agent,
                 context_digest=digest(decode(QueuedInput, opened.batches[0].payload).context),
                 nodes=(Node(NodeId(message.id), None, message),),
-                usage=(),
+                usage=usage,
                 stamp="stamp",
                 outcome="finished",
                 result=encode(AssembledTurn, turn),

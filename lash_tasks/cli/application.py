@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,16 @@ def session_id(text: str) -> SessionId:
     if problem is not None:
         raise InvalidInput("session_id", problem)
     return SessionId(text)
+
+
+def moment(option: str, text: str | None) -> datetime | None:
+    """The time that an option gives, in local time unless it names a zone; InvalidInput if it is none."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise InvalidInput(option, "must be a time such as 2026-11-23T18:00:00+00:00") from None
 
 
 def load_application(name: str | None) -> Lash:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lash_tasks.cli import bench, demo, development, doctor, following, inspection, migrations, queue, sending
+from lash_tasks.cli import bench, demo, development, doctor, following, inspection, migrations, queue, sending, usage
 from lash_tasks.cli.logs import BriefFormatter, log_to_stderr
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("follow")(following.follow)
 app.add_typer(inspection.sessions, name="sessions")
 app.add_typer(inspection.turns, name="turns")
 app.add_typer(queue.queue, name="queue")
+app.command("usage")(usage.usage)
 app.add_typer(migrations.db, name="db")
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lash_tasks.cli.application import open_client
+from lash_tasks.cli.application import moment, open_client
 from lash_tasks.cli.output import JsonFlag, command
 from lash_tasks.cli.turns import show_turn
 from lash_tasks.domain.queue import When
@@ -38,7 +37,7 @@ def send(
             agent=agent or _only_agent(client),
             idempotency_key=key,
             when=when.value,
-            available_at=_time(at),
+            available_at=moment("at", at),
         )
         accepted = f"accepted as {receipt.input_id}" if receipt.created else f"accepted before as {receipt.input_id}"
         if not wait:
@@ -59,12 +58,3 @@ def _only_agent(client: Client) -> str:
         return names[0]
     known = ", ".join(names) or "none yet; start a worker"
     raise InvalidInput("agent", f"name one with --agent; known agents: {known}")
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError):
-        raise InvalidInput("at", "must be a time such as 2026-11-23T18:00:00+00:00") from None

@@ -34,6 +34,16 @@ NO_USAGE = TokenUsage()
 
 
 @dataclass(frozen=True, slots=True)
+class UsageTotal:
+    """What all calls of one model from one source have used."""
+
+    source: str
+    model: str
+    calls: int
+    usage: TokenUsage
+
+
+@dataclass(frozen=True, slots=True)
 class UsageEntry:
     """The usage of one recorded effect. Keyed by it, so a replay counts once (sessions §10, W48)."""
 

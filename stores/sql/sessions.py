@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sqlalchemy import Connection, RowMapping, delete, exists, literal, or_, select, text
+from sqlalchemy import BigInteger, Connection, RowMapping, cast, delete, exists, func, literal, or_, select, text
 
 from lash_tasks.domain.codec import decode
 from lash_tasks.domain.ids import SessionId, TurnId, fence_scope
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
+from lash_tasks.domain.usage import TokenUsage, UsageTotal
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.rows import stored_node
 from lash_tasks.stores.sql.tables import (
@@ -28,6 +29,15 @@ _RAISE_FENCE = text(
     "INSERT INTO lash_fences (scope, fence) VALUES (:scope, 1)"
     " ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence + 1"
 )
+_TOKEN_SUMS = [
+    cast(func.sum(column), BigInteger)
+    for column in (
+        usage.c.input_tokens,
+        usage.c.output_tokens,
+        usage.c.cached_input_tokens,
+        usage.c.reasoning_tokens,
+    )
+]
 _TOMBSTONE = """
 INSERT INTO lash_sessions (id, created_at_ms, deleted_at_ms) VALUES (:session_id, {now}, {now})
 ON CONFLICT (id) DO UPDATE SET deleted_at_ms = coalesce(lash_sessions.deleted_at_ms, excluded.deleted_at_ms)"""
@@ -75,6 +85,21 @@ class SqlSessionStore:
         )
         with self._database.reading() as connection:
             return [_turn(row) for row in connection.execute(query).mappings()]
+
+    def usage(self, session_id: SessionId | None = None, since_ms: int = 0) -> list[UsageTotal]:
+        query = (
+            select(usage.c.source, usage.c.model, func.count(), *_TOKEN_SUMS)
+            .where(usage.c.counted_at_ms >= since_ms)
+            .group_by(usage.c.source, usage.c.model)
+            .order_by(usage.c.source, usage.c.model)
+        )
+        if session_id is not None:
+            query = query.where(usage.c.session_id == session_id)
+        with self._database.reading() as connection:
+            return [
+                UsageTotal(source, model, calls, TokenUsage(*tokens))
+                for source, model, calls, *tokens in connection.execute(query)
+            ]
 
     def delete(self, session_id: SessionId) -> bool:
         scope = fence_scope(session_id)

@@ -13,6 +13,7 @@ COMMANDS = {
     "up": [],
     "send": [],
     "follow": [],
+    "usage": [],
     "doctor": [],
     "bench": [],
     "sessions": ["list", "show", "delete"],

@@ -22,7 +22,7 @@ from lash_tasks.domain.turns import (
     TurnStatus,
     finished,
 )
-from lash_tasks.domain.usage import TokenUsage, UsageEntry
+from lash_tasks.domain.usage import TokenUsage, UsageEntry, UsageTotal
 from lash_tasks.errors import SessionDeleted
 from lash_tasks.stores.protocols import CommitRefused, NotOpened, OpenedTurn
 from lash_tasks.stores.sql import tables
@@ -264,3 +264,44 @@ def test_a_begun_call_and_a_large_outcome_go_with_their_turn(scene: Scene, sessi
     assert scene.count(tables.effects) == 2
     sessions.delete(SESSION)
     assert scene.count(tables.effects) == 0
+
+
+# ---------------------------------------------------------------- usage
+
+
+def used(key: str, model: str, usage: TokenUsage, source: str = "turn") -> UsageEntry:
+    return UsageEntry(ReplayKey(key), source, model, usage)
+
+
+def test_usage_is_summed_by_source_and_model(scene: Scene, sessions: SqlSessionStore) -> None:
+    first = (used("a", "openai:small", TokenUsage(10, 5, 2, 1)), used("b", "openai:large", TokenUsage(100, 50)))
+    run_turn(scene, usage=first)
+    run_turn(scene, usage=(used("c", "openai:small", TokenUsage(1, 1, 1, 1)),))
+    run_turn(scene, OTHER_SESSION, usage=(used("a", "openai:small", TokenUsage(2**40, 0), "compaction"),))
+
+    assert sessions.usage(SESSION) == [
+        UsageTotal("turn", "openai:large", 1, TokenUsage(100, 50)),
+        UsageTotal("turn", "openai:small", 2, TokenUsage(11, 6, 3, 2)),
+    ]
+    assert sessions.usage() == [
+        UsageTotal("compaction", "openai:small", 1, TokenUsage(2**40, 0)),
+        *sessions.usage(SESSION),
+    ]
+    assert sessions.usage(SessionId("unknown")) == []
+
+
+def test_usage_since_a_time_is_that_of_turns_committed_then_or_later(scene: Scene, sessions: SqlSessionStore) -> None:
+    run_turn(scene, usage=(used("a", "openai:small", TokenUsage(1, 0)),))
+    scene.clock.advance(1)
+    noon = scene.clock.now_ms()
+    run_turn(scene, usage=(used("b", "openai:small", TokenUsage(20, 0)),))
+
+    assert sessions.usage(since_ms=noon) == [UsageTotal("turn", "openai:small", 1, TokenUsage(20, 0))]
+    assert sessions.usage(SESSION, since_ms=noon + 1) == []
+    assert sessions.usage(SESSION, since_ms=noon - 1000)[0].usage == TokenUsage(21, 0)
+
+
+def test_the_usage_of_a_deleted_session_goes_with_it(scene: Scene, sessions: SqlSessionStore) -> None:
+    run_turn(scene, usage=(used("a", "openai:small", TokenUsage(1, 0)),))
+    sessions.delete(SESSION)
+    assert sessions.usage() == []

@@ -19,6 +19,7 @@ from lash_tasks.domain.ids import SessionId, blob_ref
 from lash_tasks.domain.inputs import ImageRefItem, TextItem, TurnInput
 from lash_tasks.domain.queue import CancelVerdict
 from lash_tasks.domain.turns import StopKind, stopped
+from lash_tasks.domain.usage import UsageTotal
 from lash_tasks.errors import (
     ConfigurationError,
     ErrorCode,
@@ -256,6 +257,18 @@ def test_a_client_of_its_own_settings_sends_and_reads(service: Service) -> None:
         assert client.agents() == ["support"]
         assert str(receipt.status()) == "queued"
     assert service.client.receipt(SESSION, input_id=receipt.input_id).status().state is ReceiptState.QUEUED
+
+
+def test_usage_is_what_the_committed_turns_used(service: Service) -> None:
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    with service.working():
+        turn = service.send("hello").result(timeout=PATIENCE)
+    assert turn.token_usage.total_tokens > 0
+    expected = [UsageTotal("turn", "scripted:echo", 1, turn.token_usage)]
+    assert service.client.usage() == service.client.usage(SESSION, since=before) == expected
+    assert service.client.usage("another") == service.client.usage(since=before + timedelta(days=1)) == []
+    with pytest.raises(InvalidInput, match="since: must be a datetime with a time zone"):
+        service.client.usage(since=datetime(2026, 11, 23))  # noqa: DTZ001 that is the mistake
 
 
 # ---------------------------------------------------------------- idempotency

@@ -1,0 +1,39 @@
+"""`lash-tasks usage`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lash_tasks.cli.application import moment, open_client
+from lash_tasks.cli.output import JsonFlag, command
+
+
+def usage(
+    session: Annotated[str | None, typer.Option("--session", help="Only this session.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Only turns committed since then (ISO 8601, else local time)."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the tokens that committed turns have used, by source and model."""
+    with command(as_json) as output, open_client() as client:
+        rows = [
+            {
+                "source": total.source,
+                "model": total.model,
+                "calls": total.calls,
+                "input_tokens": total.usage.input_tokens,
+                "output_tokens": total.usage.output_tokens,
+                "cached_input_tokens": total.usage.cached_input_tokens,
+                "reasoning_tokens": total.usage.reasoning_tokens,
+                "total_tokens": total.usage.total_tokens,
+            }
+            for total in client.usage(session, since=moment("since", since))
+        ]
+        columns = ["source", "model", "calls", "input_tokens", "output_tokens", "total_tokens"]
+        output.rows(rows, columns, empty="no tokens were counted")
+        if rows:
+            output.note("cached tokens are among the input, reasoning tokens among the output")

@@ -1,0 +1,48 @@
+"""`lash-tasks usage`: tokens by source and model, for a program and for a person."""
+
+from __future__ import annotations
+
+from lash_tasks.domain.ids import ReplayKey, SessionId
+from lash_tasks.domain.usage import TokenUsage, UsageEntry
+from tests.cli.conftest import Command
+from tests.scene import SESSION, Scene
+
+
+def answer(scene: Scene, session: str, usage: TokenUsage) -> None:
+    scene.send(session_id=session)
+    entry = UsageEntry(ReplayKey("llm:1"), "turn", "openai:gpt-5-mini", usage)
+    scene.commit(scene.open(SessionId(session)), usage=(entry,))
+
+
+def test_tokens_of_all_sessions_or_of_one(scene: Scene, lash_tasks: Command) -> None:
+    answer(scene, SESSION, TokenUsage(30, 7, 20, 2))
+    answer(scene, "another", TokenUsage(100, 1))
+
+    expected = {
+        "source": "turn",
+        "model": "openai:gpt-5-mini",
+        "calls": 1,
+        "input_tokens": 30,
+        "output_tokens": 7,
+        "cached_input_tokens": 20,
+        "reasoning_tokens": 2,
+        "total_tokens": 37,
+    }
+    assert lash_tasks("usage", "--session", SESSION, "--json").document == expected
+    total = lash_tasks("usage", "--json").document
+    assert (total["calls"], total["total_tokens"]) == (2, 138)
+
+
+def test_since_counts_from_a_time_on(scene: Scene, lash_tasks: Command) -> None:
+    answer(scene, SESSION, TokenUsage(30, 7))
+    assert lash_tasks("usage", "--since", "2001-01-01", "--json").document["calls"] == 1
+    assert lash_tasks("usage", "--since", "2999-01-01T00:00:00+00:00", "--json").lines == []
+    assert lash_tasks("usage", "--since", "yesterday", "--json").error["field"] == "since"
+
+
+def test_for_a_person_it_is_a_table_and_says_when_there_is_nothing(scene: Scene, lash_tasks: Command) -> None:
+    assert lash_tasks("usage").stdout == "no tokens were counted\n"
+    answer(scene, SESSION, TokenUsage(30, 7))
+    head, row = lash_tasks("usage").stdout.splitlines()
+    assert head.split() == ["source", "model", "calls", "input", "tokens", "output", "tokens", "total", "tokens"]
+    assert row.split() == ["turn", "openai:gpt-5-mini", "1", "30", "7", "37"]
