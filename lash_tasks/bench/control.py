@@ -4,8 +4,9 @@ Each thread does, turn after turn: enqueue, claim, model call, record, tool, rec
 step is one bare psycopg transaction; there is no lease, no replay and no Celery. The HTTP client is a
 worker's: an `httpx.Client` per thread, one SSL context, the answer read as a stream.
 
-`python -m lash_tasks.bench.control` reads its job, one line of JSON, and says `ready`. At the line `go` it runs, at the
-next line it stops and prints the end (seconds of the monotonic clock) and the length of every turn.
+`python -m lash_tasks.bench.control` reads jobs, lines of JSON, until its input ends. To each it says `ready`; at the
+next line it runs, at the one after it stops and prints the end (seconds of the monotonic clock) and the length of every
+turn.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Control:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
         while not self._connections.empty():
             self._connections.get().close()
 
@@ -149,14 +151,19 @@ def _add(calls: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    control = Control(Job(**json.loads(sys.stdin.readline())))
-    sys.stdout.write('"ready"\n')
-    sys.stdout.flush()
-    if sys.stdin.readline():
-        control.start()
-        sys.stdin.readline()
+    while line := sys.stdin.readline():
+        control = Control(Job(**json.loads(line)))
+        say("ready")
+        if sys.stdin.readline():
+            control.start()
+            sys.stdin.readline()
         control.stop()
-        sys.stdout.write(json.dumps(control.turns) + "\n")
+        say(control.turns)
+
+
+def say(message: object) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The driver: sends input with `lash_tasks.Client` and watches the answers, in a process of its own.
 
-`python -m lash_tasks.bench.driver` reads a job, one line of JSON, and answers in lines of JSON:
+`python -m lash_tasks.bench.driver` reads jobs, lines of JSON, until its input ends, and answers in lines of JSON:
 
 * `load`: a closed loop. Every session has one input outstanding and gets the next as soon as its turn is committed,
-  which one statement for all sessions asks every 25 ms; several threads send. Twice a second it says how many turns are
-  committed; at the next line it stops sending and says how often it asked.
-* `one_by_one`: one input at a time, from the call of `send` to the return of `receipt.result()`. It warms up, says
-  `warm`, waits for a line, and answers with the seconds of every turn, session by session.
+  which one statement for all sessions asks every 25 ms; several threads send. It says again and again how many turns
+  are committed; at the next line it stops sending and says how often it asked.
+* `one_by_one`: every line up to `null` names sessions; each gets one input, the next as soon as the one before has its
+  answer. It answers with the beginning and the end of every turn by the monotonic clock: from the call of `send` to the
+  return of `receipt.result()`, which a commit wakes through Redis.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lash_tasks.settings import Settings
 
 SENDERS = 4
 POLL_SECONDS = 0.025
-REPORT_SECONDS = 0.5
+REPORT_SECONDS = 0.25
 RESULT_SECONDS = 60.0
 COMMITTED = "SELECT id, turn_index FROM lash_sessions WHERE id = ANY(%s)"
 
@@ -94,22 +95,25 @@ class Load:
         self._stop.set()
 
 
-def one_by_one(client: Client, agent: str, sessions: Sequence[str], turns: int, warm_up: Sequence[str]) -> Any:
-    """The seconds of every turn, a list for each session."""
-    for session in warm_up:
-        _turn(client, session, agent)
-    say("warm")
-    sys.stdin.readline()
-    return [[_turn(client, session, agent) for _ in range(turns)] for session in sessions]
+def one_by_one(client: Client, agent: str) -> None:
+    """Answer lines until one is `null`."""
+    while (sessions := hear()) is not None:
+        say([_turn(client, session, agent) for session in sessions])
 
 
-def _turn(client: Client, session: str, agent: str) -> float:
+def _turn(client: Client, session: str, agent: str) -> tuple[float, float]:
     started = _clock.monotonic()
     turn = client.send(session, workload.USER_TEXT, agent=agent).result(timeout=RESULT_SECONDS)
-    seconds = _clock.monotonic() - started
+    ended = _clock.monotonic()
     if turn.text != workload.ANSWER:
         raise RuntimeError(f"a turn of {session} was answered with {turn.text!r}: {turn.errors}")
-    return seconds
+    return started, ended
+
+
+def hear() -> Any:
+    """The next line; None at the end of the input."""
+    line = sys.stdin.readline()
+    return json.loads(line) if line else None
 
 
 def say(message: object) -> None:
@@ -118,15 +122,14 @@ def say(message: object) -> None:
 
 
 def main() -> None:
-    job = json.loads(sys.stdin.readline())
     settings = Settings.from_environment()
-    with Client(settings) as client:
-        if job.pop("kind") == "load":
-            url = settings.require_database_url().replace("postgresql+psycopg://", "postgresql://", 1)
-            with psycopg.connect(url, autocommit=True) as connection:
+    url = settings.require_database_url().replace("postgresql+psycopg://", "postgresql://", 1)
+    with Client(settings) as client, psycopg.connect(url, autocommit=True) as connection:
+        while (job := hear()) is not None:
+            if job.pop("kind") == "load":
                 say(Load(client, connection, **job).run())
-        else:
-            say(one_by_one(client, **job))
+            else:
+                one_by_one(client, **job)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ Figures = dict[str, float | None]
 CONTROLLED = ("turns_per_s", "p50_ms", "p95_ms", "p99_ms", "cpu_s_per_1000_turns")
 """What the control measures too."""
 
-SMALLER_IS_BETTER = ("_ms", "_s_per_1000_turns", "_per_turn")
-
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """The value that `percent` of `values` do not exceed. ValueError for none."""
@@ -53,10 +51,11 @@ def mean(before: Figures, after: Figures) -> Figures:
 
 
 def ratios(ours: Figures, control: Figures) -> Figures:
-    """Ours / control, for every figure that both have."""
+    """Ours / control, for every figure of a kind that the control has, such as `p50_ms` and `prior_0_warm_p50_ms`."""
     result: Figures = {}
-    for name in CONTROLLED:
-        mine, other = ours.get(name), control.get(name)
+    for name, mine in ours.items():
+        kind = next((kind for kind in CONTROLLED if name == kind or name.endswith(f"_{kind}")), None)
+        other = None if kind is None else control.get(kind)
         if mine is not None and other:
             result[name] = round(mine / other, 4)
     return result

@@ -7,7 +7,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from lash_tasks.bench import control
 from lash_tasks.bench.children import endpoint
 from lash_tasks.bench.figures import medians
 from lash_tasks.bench.places import BenchDatabase, BenchRedis, bench_database, bench_redis
-from lash_tasks.bench.scenes import Scene, Sizes, play
+from lash_tasks.bench.private_servers import private_postgres, private_redis
+from lash_tasks.bench.profiling import require_profiler
+from lash_tasks.bench.scenes import Scene, play
+from lash_tasks.bench.sizes import Sizes
 from lash_tasks.bench.stage import Progress, Stage
 from lash_tasks.clock import SystemClock
 from lash_tasks.errors import ConfigurationError
@@ -29,14 +32,30 @@ FORMAT = 1
 KEPT_VARIABLES = frozenset({"LASH_DATABASE_OPTIONS"})
 
 
-def perform(settings: Settings, scenes: Sequence[Scene], sizes: Sizes, runs: int, progress: Progress) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be done, and where."""
+
+    settings: Settings
+    scenes: Sequence[Scene]
+    sizes: Sizes
+    runs: int = 1
+    private_postgres: bool = False
+    private_redis: bool = False
+    profiles: Path | None = None
+    """Where the workers' profiles go; such a run has figures of its own."""
+
+
+def perform(order: Order, progress: Progress) -> dict[str, Any]:
     """Run the scenes, and return what is printed and stored. ConfigurationError says what is missing."""
-    with _stage(settings, progress) as stage:
+    if order.profiles is not None:
+        require_profiler()
+    with _stage(order, progress) as stage:
         every: list[dict[str, Any]] = []
-        for number in range(1, runs + 1):
-            if runs > 1:
-                progress.say(f"run {number} of {runs}")
-            every.append({scene.value: play(scene, stage, sizes) for scene in scenes})
+        for number in range(1, order.runs + 1):
+            if order.runs > 1:
+                progress.say(f"run {number} of {order.runs}")
+            every.append({scene.value: play(scene, stage, order.sizes) for scene in order.scenes})
         return {
             "format": FORMAT,
             "at_ms": SystemClock().now_ms(),
@@ -44,22 +63,19 @@ def perform(settings: Settings, scenes: Sequence[Scene], sizes: Sizes, runs: int
             "machine": _machine(),
             "postgres": stage.database.settings(),
             "redis": {"server_version": stage.redis.version},
-            "sizes": asdict(sizes),
+            "sizes": asdict(order.sizes),
+            "profiled": order.profiles is not None,
             "runs": every,
             "medians": medians(every),
         }
 
 
 @contextmanager
-def _stage(settings: Settings, progress: Progress) -> Iterator[Stage]:
-    server_url = settings.require_database_url()
-    if settings.dialect != "postgresql":
-        raise ConfigurationError("the benchmark measures workers on Postgres; set LASH_DATABASE_URL to postgresql://…")
-    if settings.redis_url is None:
-        raise ConfigurationError("Set LASH_REDIS_URL")
+def _stage(order: Order, progress: Progress) -> Iterator[Stage]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lash-bench-")))
-        redis_url = stack.enter_context(bench_redis(settings.redis_url))
+        server_url, redis_server_url = _servers(order, directory, stack)
+        redis_url = stack.enter_context(bench_redis(redis_server_url))
         url = stack.enter_context(bench_database(server_url))
         progress.say("creating the tables")
         schema.upgrade(url)
@@ -73,21 +89,41 @@ def _stage(settings: Settings, progress: Progress) -> Iterator[Stage]:
             redis=BenchRedis(redis_url),
             endpoint=child,
             endpoint_url=endpoint_url,
-            environment=_environment(url, redis_url, endpoint_url),
+            environment=_environment(url, redis_url, endpoint_url, order.sizes.lease_ttl),
             directory=directory,
             progress=progress,
+            keeps_workers=order.sizes.keeps_workers,
+            profiles=order.profiles,
         )
-        stack.enter_context(stage.accountant.working())
-        yield stage
+        yield stack.enter_context(stage.open())
 
 
-def _environment(database_url: str, redis_url: str, endpoint_url: str) -> Mapping[str, str]:
+def _servers(order: Order, directory: Path, stack: ExitStack) -> tuple[str, str]:
+    """The URLs of Postgres and Redis, started where they are to be private."""
+    if order.private_postgres:
+        server_url = stack.enter_context(private_postgres(directory))
+    else:
+        server_url = order.settings.require_database_url()
+        if order.settings.dialect != "postgresql":
+            raise ConfigurationError(
+                "the benchmark measures workers on Postgres; set LASH_DATABASE_URL to postgresql://…, "
+                "or use --private-postgres"
+            )
+    if order.private_redis:
+        return server_url, stack.enter_context(private_redis(directory))
+    if order.settings.redis_url is None:
+        raise ConfigurationError("Set LASH_REDIS_URL, or use --private-redis")
+    return server_url, order.settings.redis_url
+
+
+def _environment(database_url: str, redis_url: str, endpoint_url: str, lease_ttl: float) -> Mapping[str, str]:
     """The environment of workers and driver: ours for what is ours, the caller's for the rest."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LASH_") or name in KEPT_VARIABLES}
     return {
         **kept,
         "LASH_DATABASE_URL": database_url,
         "LASH_REDIS_URL": redis_url,
+        "LASH_LEASE_TTL": str(lease_ttl),
         "OPENAI_BASE_URL": endpoint_url,
         "OPENAI_API_KEY": "bench",
     }

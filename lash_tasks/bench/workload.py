@@ -20,7 +20,10 @@ INSTRUCTIONS = "You answer questions about orders. Look an order up before you a
 TOOL = "lookup_order"
 TOOL_DESCRIPTION = "Look an order up by its id."
 ORDER = "12-4711"
-USER_TEXT = "Where is order 12-4711? It was sent a week ago and was to be here on Friday."
+USER_TEXT = (
+    "Where is order 12-4711? It was sent a week ago and was to be here on Friday. "
+    "I have asked the carrier twice, and nobody there could tell me where it is or when I can have it at last."
+)
 ANSWER_PIECES = (
     "The order ",
     "12-4711 was ",

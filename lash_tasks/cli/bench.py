@@ -18,10 +18,11 @@ from lash_tasks.errors import ConfigurationError, InvalidInput
 from lash_tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from lash_tasks.bench.scenes import Scene, Sizes
+    from lash_tasks.bench.scenes import Scene
+    from lash_tasks.bench.sizes import Sizes
     from lash_tasks.bench.stage import Progress
 
-_SCENES = "saturated, delayed, idle"
+_SCENES = "saturated, delayed, idle, history, wal, takeover"
 
 
 def bench(
@@ -32,8 +33,10 @@ def bench(
         bool, typer.Option("--quick", help="Everything once and short: it works, the figures say nothing.")
     ] = False,
     runs: Annotated[int, typer.Option("--runs", min=1, max=20, help="Run it so often, and take medians.")] = 1,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=32, help="Worker processes.")] = 2,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=1000, help="Threads of a worker.")] = 100,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=32, help="Worker processes.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", min=1, max=1000, help="Threads of a worker.")
+    ] = None,
     turns: Annotated[
         int | None, typer.Option("--turns", min=1, help="Turns measured in a closed loop, at least.")
     ] = None,
@@ -44,6 +47,15 @@ def bench(
         str | None, typer.Option("--database-url", help="A Postgres server, instead of LASH_DATABASE_URL's.")
     ] = None,
     redis_url: Annotated[str | None, typer.Option("--redis-url", help="A Redis, instead of LASH_REDIS_URL's.")] = None,
+    private_postgres: Annotated[
+        bool,
+        typer.Option("--private-postgres", help="Start a Postgres with full_page_writes=off, from local binaries."),
+    ] = False,
+    private_redis: Annotated[bool, typer.Option("--private-redis", help="Start a Redis, from a local binary.")] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", file_okay=False, help="Record the workers with py-spy, into this directory."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", dir_okay=False, help="Write the result to this file, as JSON.")
     ] = None,
@@ -63,12 +75,20 @@ def bench(
         if show is not None:
             result = _read(show)
         else:
-            from lash_tasks.bench.performance import perform
+            from lash_tasks.bench.performance import Order, perform
 
             sizes = _sizes(quick, workers, concurrency, turns, seconds)
-            settings = _settings(database_url, redis_url)
+            order = Order(
+                settings=_settings(database_url, redis_url),
+                scenes=_scenes(scenes),
+                sizes=sizes,
+                runs=runs,
+                private_postgres=private_postgres,
+                private_redis=private_redis,
+                profiles=profile,
+            )
             with _progress(output) as progress:
-                result = perform(settings, _scenes(scenes), sizes, runs, progress)
+                result = perform(order, progress)
         if out is not None:
             out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         _report(output, result, earlier)
@@ -84,15 +104,18 @@ def _scenes(names: list[str] | None) -> list[Scene]:
     return [Scene(name) for name in dict.fromkeys(names or known)]
 
 
-def _sizes(quick: bool, workers: int, concurrency: int, turns: int | None, seconds: float | None) -> Sizes:
+def _sizes(
+    quick: bool, workers: int | None, concurrency: int | None, turns: int | None, seconds: float | None
+) -> Sizes:
     from dataclasses import replace
 
-    from lash_tasks.bench.scenes import Sizes
+    from lash_tasks.bench.sizes import Sizes
 
-    sizes = Sizes(workers=workers, worker_threads=concurrency)
-    sizes = sizes.quick() if quick else sizes
+    sizes = Sizes().quick() if quick else Sizes()
     return replace(
         sizes,
+        workers=sizes.workers if workers is None else workers,
+        worker_threads=sizes.worker_threads if concurrency is None else concurrency,
         turns=sizes.turns if turns is None else turns,
         seconds=sizes.seconds if seconds is None else seconds,
     )
