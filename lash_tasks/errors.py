@@ -63,6 +63,7 @@ class ErrorCode(StrEnum):
     TOOL_FAILED = "tool_failed"
     EMPTY_RESPONSE = "empty_response"
     LLM_PROVIDER = "llm_provider"
+    PROVIDER_LIMIT = "provider_limit"
     ATTACHMENT_RESOLUTION_FAILED = "attachment_resolution_failed"
     MAX_TURNS = "max_turns"
     TURN_TIME_EXCEEDED = "turn_time_exceeded"

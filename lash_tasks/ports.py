@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -66,6 +67,39 @@ class ModelStream(Protocol):
     def retrying(self, *, attempt: int, max_attempts: int, wait_seconds: float, reason: str) -> None: ...
 
 
+@dataclass(slots=True)
+class Passed:
+    """One attempt that was let through."""
+
+    deadline: float
+    """Until when it may take: the call's own, later by what it waited at the gate."""
+    tokens: int | None = None
+    """What it used, set by whoever knows; it then counts instead of an estimate."""
+
+
+class Gate(Protocol):
+    """Where the attempts of a model call wait for the limits of the provider."""
+
+    def attempt(self, deadline: float, interrupt: Interrupt) -> AbstractContextManager[Passed]:
+        """Entered once around every attempt.
+
+        Raises ProviderFailure `provider_limit` when the turn's time ends at the gate, and Interrupted. A
+        ProviderFailure that leaves it tells the gate when the provider wants to be asked again.
+        """
+        ...
+
+
+class OpenGate:
+    """The Gate of a provider without limits."""
+
+    @contextmanager
+    def attempt(self, deadline: float, interrupt: Interrupt) -> Iterator[Passed]:
+        yield Passed(deadline)
+
+
+OPEN_GATE = OpenGate()
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCall:
     """One call of a model, with everything live that the provider needs."""
@@ -79,6 +113,8 @@ class ModelCall:
     idempotency_key: str
     turn: TurnContext
     """The turn that it is for: what a key that depends on the caller is chosen by."""
+    gate: Gate = OPEN_GATE
+    """Every attempt goes through it."""
 
 
 class Provider(Protocol):

@@ -22,6 +22,7 @@ from lash_tasks.providers import open_providers
 from lash_tasks.providers.named import NamedProvider
 from lash_tasks.queues import Names
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
+from lash_tasks.runtime.gatekeeper import Gatekeeper
 from lash_tasks.runtime.ingress import Ingress
 from lash_tasks.runtime.running_worker import RunningWorker
 from lash_tasks.runtime.services import RuntimeServices
@@ -162,6 +163,8 @@ def open_worker(
     registry = open_providers(settings, clock, providers)
     tools = ToolDispatcher(agents, deps=deps, clock=clock)
     rounds = RoundExecutor(ROUND_THREADS)
+    worker = Worker(WorkerId(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"), clock)
+    gatekeeper = Gatekeeper(stores.admissions, registry, worker, clock, new_id, settings.lease_ttl_ms)
     services = RuntimeServices(
         clock=clock,
         turns=stores.turns,
@@ -174,13 +177,13 @@ def open_worker(
         doorbell=doorbell,
         agents=agents,
         providers=registry,
+        gatekeeper=gatekeeper,
         tools=tools,
         rounds=rounds,
         new_token=new_token,
         lease_ttl_ms=settings.lease_ttl_ms,
         reached=reached,
     )
-    worker = Worker(WorkerId(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"), clock)
     running = RunningWorker(
         services,
         worker,

@@ -19,6 +19,8 @@ class ActivityType(StrEnum):
     REASONING_DELTA = "reasoning_delta"
     STREAM_RESET = "stream_reset"
     """The model call is retried: text of this call seen so far does not count."""
+    PROVIDER_LIMIT_REACHED = "provider_limit_reached"
+    """The model call waits until the limits of its provider let it through."""
     TOOL_CALL_STARTED = "tool_call_started"
     TOOL_CALL_COMPLETED = "tool_call_completed"
     RETRY_STATUS = "retry_status"

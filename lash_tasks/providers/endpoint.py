@@ -118,8 +118,8 @@ class HttpProvider:
         redact = Redactor((key,))
         body = self._dialect.body(call, self._url.host)
 
-        def attempt(shown: ModelStream) -> ModelResponse:
-            with self._clients.post(self._url, headers, body, deadline=deadline, interrupt=interrupt) as answer:
+        def attempt(shown: ModelStream, until: float) -> ModelResponse:
+            with self._clients.post(self._url, headers, body, deadline=until, interrupt=interrupt) as answer:
                 return self._read(answer, shown, redact)
 
         return with_retries(
@@ -130,6 +130,7 @@ class HttpProvider:
             deadline=deadline,
             stream=stream,
             interrupt=interrupt,
+            gate=call.gate,
         )
 
     def close(self) -> None:

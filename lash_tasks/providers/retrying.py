@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lash_tasks.clock import Clock
 from lash_tasks.machine.requests import ModelResponse
-from lash_tasks.ports import Interrupt, ModelStream, ProviderFailure
+from lash_tasks.ports import OPEN_GATE, Gate, Interrupt, ModelStream, ProviderFailure
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class _Noticing:
 
 
 def with_retries(
-    attempt_once: Callable[[ModelStream], ModelResponse],
+    attempt_once: Callable[[ModelStream, float], ModelResponse],
     *,
     policy: RetryPolicy,
     clock: Clock,
@@ -68,8 +68,9 @@ def with_retries(
     deadline: float,
     stream: ModelStream,
     interrupt: Interrupt,
+    gate: Gate = OPEN_GATE,
 ) -> ModelResponse:
-    """The first answer that `attempt_once` returns.
+    """The first answer that `attempt_once` returns, which is called inside `gate` with its deadline.
 
     Raises the failure that is not retryable, the last one when attempts or time run out (a wait that would not end
     before `deadline` is not begun), and Interrupted as soon as `interrupt` is set, also while waiting.
@@ -78,7 +79,11 @@ def with_retries(
     attempt = 1
     while True:
         try:
-            return attempt_once(shown)
+            with gate.attempt(deadline, interrupt) as passed:
+                deadline = passed.deadline
+                response = attempt_once(shown, deadline)
+                passed.tokens = response.usage.total_tokens or None
+                return response
         except ProviderFailure as failure:
             # A socket that was shut on purpose looks like any other broken one.
             interrupt.check()

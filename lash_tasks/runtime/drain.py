@@ -15,10 +15,13 @@ LAST_WORDS_SECONDS = 5.0
 def drain(worker: Worker, grace_seconds: float) -> bool:
     """Drain the worker; whether every turn ended or was given up in time.
 
-    A model call can be paid again, so it gets half of the grace; tools get all of it. What was interrupted is
-    at-least-once (or, for `never` tools, unknown) and is logged.
+    Who waits for a provider's limits can do so elsewhere. A model call can be paid again, so it gets half of the grace;
+    tools get all of it. What was interrupted is at-least-once (or, for `never` tools, unknown) and is logged.
     """
     worker.begin_drain()
+    waiting = worker.interrupt_all(Doing.WAITING)
+    if waiting:
+        log.info("turns that wait for a provider are given up by the drain", extra={"turns": waiting})
     if worker.wait_until_idle(grace_seconds / 2):
         return True
     calls = worker.interrupt_all(Doing.MODEL_CALL)

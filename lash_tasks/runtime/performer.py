@@ -29,7 +29,7 @@ from lash_tasks.machine.effects import (
     TakeCheckpoint,
 )
 from lash_tasks.machine.requests import ModelError, ModelOutcome, TerminalReason
-from lash_tasks.ports import Interrupted, InterruptReason, ModelCall, ProviderFailure, ToolInvocation
+from lash_tasks.ports import OPEN_GATE, Interrupted, InterruptReason, ModelCall, ProviderFailure, ToolInvocation
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.journal import TurnJournal, patiently
 from lash_tasks.runtime.live import LivePublisher
@@ -113,8 +113,15 @@ class EffectPerformer:
             timeout_seconds=self._model_seconds(),
             idempotency_key=f"lash-{digest(effect.key)[:40]}",
             turn=self._turn,
+            gate=self._services.gatekeeper.gate(
+                provider_name,
+                effect.request,
+                self._deadline,
+                self._engagement,
+                on_wait=partial(self._show_limit, provider_name),
+            ),
         )
-        with self._doing(Doing.MODEL_CALL, call.timeout_seconds):
+        with self._doing(Doing.MODEL_CALL, call.timeout_seconds if call.gate is OPEN_GATE else self.seconds_left()):
             outcome = self._ask(provider_name, call)
         self._live.flush()
         self._services.reached(CrashPoint.AFTER_PERFORM)
@@ -141,6 +148,10 @@ class EffectPerformer:
             log.exception("a provider raised", extra={"provider": provider_name})
             message = f"the provider {provider_name!r} raised {type(error).__name__}"
             return ModelOutcome(error=ModelError(message, "provider_raised"))
+
+    def _show_limit(self, provider: str) -> None:
+        self._live.emit(ActivityType.PROVIDER_LIMIT_REACHED, provider=provider)
+        self._live.flush()
 
     def _model_seconds(self) -> float:
         options = self._agent.options or DEFAULT_OPTIONS

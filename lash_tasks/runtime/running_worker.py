@@ -61,7 +61,7 @@ class RunningWorker:
         self._beat.beat()
         seconds = services.lease_ttl_ms / 1000 / RENEWALS_PER_TTL
         every: list[tuple[str, float, Callable[[], object]]] = [
-            ("keeper", seconds, self._keeper.keep),
+            ("keeper", seconds, self._keep),
             ("beat", seconds, self._beat.beat),
         ]
         if tick if tick is not None else self._maintenance_queue in self._record.queues:
@@ -93,6 +93,10 @@ class RunningWorker:
         except Exception:
             log.warning("the worker could not sign off; its row will age", extra={"worker": self.worker.id})
         log.info("worker stopped", extra={"worker": self.worker.id})
+
+    def _keep(self) -> None:
+        self._keeper.keep()
+        self.services.gatekeeper.renew()
 
     def _ticks(self) -> dict[str, Tick]:
         passes: dict[str, Callable[[], object]] = {

@@ -9,6 +9,7 @@ from lash_tasks.clock import Clock
 from lash_tasks.domain.ids import LeaseToken
 from lash_tasks.ports import Doorbell, Providers, ToolRunner
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
+from lash_tasks.runtime.gatekeeper import Gatekeeper
 from lash_tasks.stores.protocols import BlobStore, Fleet, Leases, LiveReplay, Slots, TurnStore, WorkStore
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.rounds import RoundExecutor
@@ -29,6 +30,7 @@ class RuntimeServices:
     doorbell: Doorbell
     agents: Mapping[str, Agent]
     providers: Providers
+    gatekeeper: Gatekeeper
     tools: ToolRunner
     rounds: RoundExecutor
     new_token: Callable[[], LeaseToken]

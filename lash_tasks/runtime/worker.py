@@ -20,6 +20,8 @@ class Doing(StrEnum):
     NOTHING = "nothing"
     INSTRUCTIONS = "instructions"
     MODEL_CALL = "model_call"
+    WAITING = "waiting"
+    """For a provider's limits."""
     TOOLS = "tools"
     COMMIT = "commit"
 

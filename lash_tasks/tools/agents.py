@@ -24,8 +24,8 @@ class Agent:
     `model` is `provider:model`, asked with `options`; `fallbacks` are models that are asked the same, in order, when a
     failure of the one before could pass and has used up its retries. `instructions` are text, or a function of the turn
     that is called once a turn and whose answer is recorded. With `output_type`, any type that pydantic can describe,
-    the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. A turn ends after `max_iterations` model calls or
-    `max_turn_seconds`.
+    the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. A turn ends after `max_iterations` model
+    calls or `max_turn_seconds`.
     """
 
     name: str

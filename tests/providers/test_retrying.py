@@ -26,7 +26,7 @@ class Server:
         self.partial = partial
         self.calls = 0
 
-    def __call__(self, stream: ModelStream) -> ModelResponse:
+    def __call__(self, stream: ModelStream, until: float) -> ModelResponse:
         self.calls += 1
         if not self.failures:
             stream.text("Hello")

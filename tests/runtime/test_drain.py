@@ -54,6 +54,12 @@ def test_an_idle_worker_is_drained_at_once(worker: Worker) -> None:
     assert worker.draining
 
 
+def test_who_waits_for_a_provider_is_interrupted_at_once(worker: Worker) -> None:
+    with at_work(worker, "waiting", Doing.WAITING, until_interrupted) as waiting:
+        assert drain(worker, 600)
+        assert waiting.interrupt.reason is InterruptReason.DRAINING
+
+
 def test_what_ends_within_half_of_the_grace_is_left_alone(worker: Worker) -> None:
     def soon(_engagement: Engagement) -> None:
         wait_until(lambda: worker.draining, 20, "the drain")
