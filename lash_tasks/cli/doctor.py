@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 _MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[bold red]failed[/bold red]"}
 
 
-def doctor(as_json: JsonFlag = False) -> None:
-    """Check database, schema, clocks, Redis, broker, workers, queues and waiting work. Exit 1 if something fails."""
+def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Check database, schema, clocks, Redis, broker, workers, queues and waiting work. Exit 1 if something fails.
+
+    With an application it looks at the settings of its Celery app too.
+    """
     with command(as_json) as output:
+        from lash_tasks.cli.application_examination import examine_application
         from lash_tasks.cli.examination import Health, examine
 
         settings = Settings.from_environment()
         settings.require_database_url()
         with output.waiting("examining"):
-            findings = list(examine(settings))
+            findings = [*examine(settings), *examine_application(context.obj, settings)]
         well = all(finding.health is not Health.FAILED for finding in findings)
         _report(output, findings, well)
         if not well:
