@@ -131,3 +131,18 @@ def test_without_a_django_project(tmp_path: Path) -> None:
 
     said = discovered(tmp_path, program)
     assert said.startswith("autodiscover() could not set Django up; set DJANGO_SETTINGS_MODULE to your Django project")
+
+
+def test_celery_knows_a_django_project_and_our_senders_are_no_part_of_it(tmp_path: Path) -> None:
+    """Celery's fixup would make a client that is the first app in a process the default of the whole project."""
+    program = """
+import celery, os
+from celery import _state
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+from lash_tasks import django
+from lash_tasks.celery import create_celery
+sender = create_celery("sender", None, only_sends=True)
+print(django.serves(sender), _state.default_app is sender, django.serves(celery.Celery("shop")))
+"""
+
+    assert discovered(tmp_path, program) == "False False True"

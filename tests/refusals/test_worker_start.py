@@ -99,6 +99,17 @@ def test_without_json_among_what_it_accepts(tmp_path: Path, servers: dict[str, s
     assert "accept_content" in sentence
 
 
+def test_with_a_celery_application_that_was_there_before(tmp_path: Path, servers: dict[str, str]) -> None:
+    existing = """
+from celery import Celery
+app = Celery("existing", broker="memory://")
+app.conf.accept_content = ["yaml"]
+lash = Lash([Agent("support", "scripted:echo")], celery=app)
+"""
+
+    assert refusal(tmp_path, servers, more=existing).endswith("add 'json' to it")
+
+
 def pretend(directory: Path, package: str, version: str) -> None:
     """Let whoever has `directory` on its path believe that it has this version."""
     metadata = directory / f"{package}-{version}.dist-info" / "METADATA"
