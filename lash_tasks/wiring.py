@@ -24,6 +24,7 @@ from lash_tasks.queues import Names
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.gatekeeper import Gatekeeper
 from lash_tasks.runtime.ingress import Ingress
+from lash_tasks.runtime.live_writer import LiveWriter
 from lash_tasks.runtime.running_worker import RunningWorker
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.session_runner import in_turn
@@ -173,7 +174,7 @@ def open_worker(
         blobs=stores.blobs,
         leases=stores.leases,
         slots=stores.slots,
-        live=stores.live,
+        live=LiveWriter(stores.live),
         doorbell=doorbell,
         agents=agents,
         providers=registry,

@@ -494,8 +494,11 @@ class LiveBatch:
 class LiveReplay(Protocol):
     """A bounded stream of live events per session. Best effort: no failure of it fails a turn."""
 
-    def append(self, session_id: SessionId, activities: Sequence[TurnActivity]) -> None:
-        """Add events, in order. Never raises: a failure is logged and the events are lost."""
+    def append(self, activities: Sequence[TurnActivity]) -> None:
+        """Add events of any number of sessions, each session's in order, in one round trip.
+
+        Never raises: a failure is logged and the events are lost.
+        """
         ...
 
     def read(self, session_id: SessionId, cursor: str | None, wait_seconds: float) -> LiveBatch | LiveGap:

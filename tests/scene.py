@@ -90,9 +90,9 @@ class Outages:
     live: LiveReplay
     down: bool = False
 
-    def append(self, session_id: SessionId, activities: Sequence[TurnActivity]) -> None:
+    def append(self, activities: Sequence[TurnActivity]) -> None:
         if not self.down:
-            self.live.append(session_id, activities)
+            self.live.append(activities)
 
     def read(self, session_id: SessionId, cursor: str | None, wait_seconds: float) -> LiveBatch | LiveGap:
         self._reach()
@@ -160,7 +160,7 @@ class Scene:
     def live_event(self, opened: OpenedTurn, kind: ActivityType, **data: JsonValue) -> None:
         intent = opened.intent
         activity = TurnActivity(intent.session_id, intent.turn_id, opened.fence, opened.attempt, 1, kind, data)
-        self.live.append(intent.session_id, [activity])
+        self.live.append([activity])
 
     def start(self, session_id: SessionId = SESSION) -> OpenedTurn:
         """Open a turn and say so."""

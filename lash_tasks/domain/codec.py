@@ -30,12 +30,12 @@ MAX_DEPTH = 200
 MAX_ARGUMENTS_DEPTH = 100
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ABSENT = object()
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def canonical(value: JsonValue) -> bytes:
     """Canonical JSON of `value`; ValueError for NaN or infinity, TypeError for what JSON cannot carry."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _canonical(value).encode("utf-8", "surrogatepass")
 
 
 def parse(data: bytes | str) -> JsonValue:

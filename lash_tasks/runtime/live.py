@@ -8,19 +8,19 @@ from lash_tasks.clock import Clock
 from lash_tasks.domain.activity import ActivityType, TurnActivity
 from lash_tasks.domain.codec import JsonObject, JsonValue, scrub
 from lash_tasks.domain.ids import SessionId, TurnId
-from lash_tasks.stores.protocols import LiveReplay
+from lash_tasks.runtime.live_writer import LiveWriter
 
 FLUSH_SECONDS = 0.05
 FLUSH_EVENTS = 64
 
 
 class LivePublisher:
-    """Implements `ports.ModelStream`. Neighbouring text deltas become one event; a flush is one round trip."""
+    """Implements `ports.ModelStream`. Neighbouring text deltas become one event."""
 
     def __init__(
-        self, live: LiveReplay, clock: Clock, session_id: SessionId, turn_id: TurnId, fence: int, attempt: int
+        self, writer: LiveWriter, clock: Clock, session_id: SessionId, turn_id: TurnId, fence: int, attempt: int
     ) -> None:
-        self._live = live
+        self._writer = writer
         self._clock = clock
         self._ids = (session_id, turn_id, fence, attempt)
         self._lock = threading.Lock()
@@ -80,4 +80,4 @@ class LivePublisher:
             self._ordinal += 1
             activities.append(TurnActivity(session_id, turn_id, fence, attempt, self._ordinal, kind, data))
         self._pending.clear()
-        self._live.append(session_id, activities)
+        self._writer.append(activities)

@@ -71,6 +71,7 @@ class RunningWorker:
             every.append(("ticker", TICK_SECONDS, ticker.tick))
         self._threads = [Periodic(name, period, action, services.clock) for name, period, action in every]
         self._threads += extra
+        services.live.start()
         for thread in self._threads:
             thread.start()
         log.info("worker started", extra={"worker": self.worker.id, "queues": list(self._record.queues)})
@@ -88,6 +89,7 @@ class RunningWorker:
         self.worker.begin_drain()
         for thread in self._threads:
             thread.stop()
+        self.services.live.stop()
         try:
             self.services.fleet.leave(self.worker.id)
         except Exception:

@@ -10,7 +10,8 @@ from lash_tasks.domain.ids import LeaseToken
 from lash_tasks.ports import Doorbell, Providers, ToolRunner
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.gatekeeper import Gatekeeper
-from lash_tasks.stores.protocols import BlobStore, Fleet, Leases, LiveReplay, Slots, TurnStore, WorkStore
+from lash_tasks.runtime.live_writer import LiveWriter
+from lash_tasks.stores.protocols import BlobStore, Fleet, Leases, Slots, TurnStore, WorkStore
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.rounds import RoundExecutor
 
@@ -26,7 +27,7 @@ class RuntimeServices:
     blobs: BlobStore
     leases: Leases
     slots: Slots
-    live: LiveReplay
+    live: LiveWriter
     doorbell: Doorbell
     agents: Mapping[str, Agent]
     providers: Providers

@@ -52,14 +52,13 @@ class MemoryLiveReplay:
         self._serial = count(1)
         self._closed = False
 
-    def append(self, session_id: SessionId, activities: Sequence[TurnActivity]) -> None:
-        if not activities:
-            return
+    def append(self, activities: Sequence[TurnActivity]) -> None:
         with self._lock:
-            stream = self._use(session_id) or self._begin(session_id)
-            stream.events.extend(activities)
-            stream.number += len(activities)
-            stream.wake()
+            for activity in activities:
+                stream = self._use(activity.session_id) or self._begin(activity.session_id)
+                stream.events.append(activity)
+                stream.number += 1
+                stream.wake()
 
     def read(self, session_id: SessionId, cursor: str | None, wait_seconds: float) -> LiveBatch | LiveGap:
         if cursor is None:

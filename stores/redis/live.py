@@ -39,17 +39,11 @@ class RedisLiveReplay:
         self._append = AppendScript(connections.appends)
         self._tail = TailScript(connections.commands)
 
-    def append(self, session_id: SessionId, activities: Sequence[TurnActivity]) -> None:
+    def append(self, activities: Sequence[TurnActivity]) -> None:
         if not activities or not self._breaker.allows():
             return
         try:
-            encoded = [encode(TurnActivity, activity) for activity in activities]
-        except (ValueError, TypeError) as error:
-            extra = {"session_id": session_id, "error": type(error).__name__}
-            logger.warning("Live events are lost: they cannot be encoded", extra=extra)
-            return
-        try:
-            self._append(self._keys.live(session_id), encoded, retention_ms=self._retention_ms, max_events=MAX_EVENTS)
+            self._append(self._encoded(activities), retention_ms=self._retention_ms, max_events=MAX_EVENTS)
         except Exception as error:  # whatever goes wrong here, the turn goes on
             if isinstance(error, ReadOnlyError):
                 leave_replica(self._connections.appends)
@@ -58,6 +52,19 @@ class RedisLiveReplay:
         else:
             if self._breaker.succeeded():
                 logger.info("Redis is back: live events are kept again")
+
+    def _encoded(self, activities: Sequence[TurnActivity]) -> dict[str, list[bytes]]:
+        """The events by their streams' keys."""
+        streams: dict[str, list[bytes]] = {}
+        for activity in activities:
+            try:
+                encoded = encode(TurnActivity, activity)
+            except (ValueError, TypeError) as error:
+                extra = {"session_id": activity.session_id, "error": type(error).__name__}
+                logger.warning("A live event is lost: it cannot be encoded", extra=extra)
+                continue
+            streams.setdefault(self._keys.live(activity.session_id), []).append(encoded)
+        return streams
 
     def read(self, session_id: SessionId, cursor: str | None, wait_seconds: float) -> LiveBatch | LiveGap:
         if cursor is None:

@@ -52,36 +52,46 @@ return holder == ARGV[1] and 'quiet' or 'knocked'
 # in every entry because any of them may be the oldest that is left.
 _STREAM = """
 local time = redis.call('TIME')
-local at = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local number, epoch = 0, time[1] .. string.format('%06d', tonumber(time[2]))
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if last then
-  local last_at, last_number = string.match(last[1], '^(%d+)-(%d+)$')
-  at = math.max(at, tonumber(last_at))
-  number, epoch = tonumber(last_number), last[2][2]
+local function open(key)
+  local stream = {number = 0, epoch = time[1] .. string.format('%06d', tonumber(time[2]))}
+  stream.at = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  stream.last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  if stream.last then
+    local at, number = string.match(stream.last[1], '^(%d+)-(%d+)$')
+    stream.at = math.max(stream.at, tonumber(at))
+    stream.number, stream.epoch = tonumber(number), stream.last[2][2]
+  end
+  return stream
 end
-local function id() return string.format('%.0f-%.0f', at, number) end
+local function id(stream) return string.format('%.0f-%.0f', stream.at, stream.number) end
 """
 
 APPEND = (
     _STREAM
     + """
-for i = 3, #ARGV do
-  number = number + 1
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id(), 'epoch', epoch, 'activity', ARGV[i])
+local place = 2
+for _, key in ipairs(KEYS) do
+  local stream = open(key)
+  local count = tonumber(ARGV[place + 1])
+  for i = place + 2, place + 1 + count do
+    stream.number = stream.number + 1
+    redis.call('XADD', key, 'MAXLEN', '~', ARGV[2], id(stream), 'epoch', stream.epoch, 'activity', ARGV[i])
+  end
+  redis.call('PEXPIRE', key, ARGV[1])
+  place = place + 1 + count
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """
 )
 
 TAIL = (
     _STREAM
     + """
-if not last then
-  redis.call('XADD', KEYS[1], id(), 'epoch', epoch)
+local stream = open(KEYS[1])
+if not stream.last then
+  redis.call('XADD', KEYS[1], id(stream), 'epoch', stream.epoch)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return {last and last[1] or id(), epoch}
+return {stream.last and stream.last[1] or id(stream), stream.epoch}
 """
 )
 
@@ -118,9 +128,12 @@ class AppendScript:
     def __init__(self, client: Redis) -> None:
         self._append = client.register_script(APPEND)
 
-    def __call__(self, key: str, activities: Sequence[bytes], *, retention_ms: int, max_events: int) -> None:
-        """Add entries to the stream, numbered on from its last, and begin it where it is missing."""
-        self._append(keys=[key], args=[retention_ms, max_events, *activities])
+    def __call__(self, streams: Mapping[str, Sequence[bytes]], *, retention_ms: int, max_events: int) -> None:
+        """Add entries to each stream, numbered on from its last, and begin it where it is missing."""
+        counted: list[bytes | int] = []
+        for entries in streams.values():
+            counted += (len(entries), *entries)
+        self._append(keys=list(streams), args=[retention_ms, max_events, *counted])
 
 
 class TailScript:

@@ -61,9 +61,9 @@ def test_a_thousand_leases_are_renewed_in_one_call(stores: RedisStores, server: 
 
 
 def test_many_events_are_appended_in_one_call(stores: RedisStores, server: redis.Redis) -> None:
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
     server.config_resetstat()
-    stores.live.append(SESSION, [DELTA] * 64)
+    stores.live.append([DELTA] * 64)
     assert calls(server, "evalsha") == 1
     assert calls(server, "xadd") == 64
 
@@ -72,7 +72,7 @@ def test_more_readers_may_wait_than_redis_py_has_connections_by_default(stores: 
     start = stores.live.tail(SESSION)
     with ThreadPoolExecutor(150) as pool:
         found = [pool.submit(stores.live.read, SESSION, start, 30) for _ in range(150)]
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
         batches = [each.result(20) for each in found]
     assert all(isinstance(batch, LiveBatch) and len(batch.events) == 1 for batch in batches)
 
@@ -83,7 +83,7 @@ def test_readers_that_wait_leave_the_leases_their_connections(stores: RedisStore
         found = [pool.submit(stores.live.read, SESSION, start, 30) for _ in range(50)]
         wait_until(lambda: server.info("clients")["blocked_clients"] == 50, 10, "the readers to wait")
         assert stores.leases.acquire("session:a", OURS, TTL_MS)
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
         assert all(each.result(10) for each in found)
 
 
@@ -95,7 +95,7 @@ def test_a_unix_socket_will_do(private_redis: PrivateRedis, server: redis.Redis,
         wait_until(path.exists, 10, "the socket")
         stores = open_redis_stores(f"unix://{path}?db=2")
         assert stores.leases.acquire("session:a", OURS, TTL_MS)
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
         stores.close()
         with redis.Redis(unix_socket_path=str(path), db=2) as client:
             assert set(client.keys()) == {b"lash::lease:session:a", b"lash::live:customer-7"}
@@ -115,7 +115,7 @@ def test_sentinels_lead_to_the_primary(private_redis: PrivateRedis, server: redi
         stores = open_redis_stores(url)
         wait_until(lambda: answers(stores), 10, "the sentinel to answer")
         assert stores.leases.acquire("session:a", OURS, TTL_MS)
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
         assert stores.live.tail(SESSION)
         stores.close()
         with redis.Redis(port=private_redis.port, password="p@ss/word", db=3) as client:

@@ -73,7 +73,7 @@ def refuse_every_verb(stores: RedisStores) -> None:
     with within(2), pytest.raises(LeaseStoreUnavailable):
         stores.live.tail(SESSION)
     with within(1):
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
 
 
 def test_emptied_redis_gives_its_leases_back_to_those_who_have_them(stores: RedisStores, server: redis.Redis) -> None:
@@ -90,7 +90,7 @@ def test_scripts_are_sent_again_to_a_server_that_lost_them(stores: RedisStores, 
     cursor = stores.live.tail(SESSION)
     server.script_flush()
     assert stores.leases.renew({SCOPE: OURS}, TTL_MS) == {SCOPE: LeaseState.HELD}
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
     assert stores.live.read(SESSION, cursor, 0) != LiveBatch((), cursor)
 
 
@@ -99,7 +99,7 @@ def test_a_killed_redis_is_reported_at_once_and_used_again_when_it_is_back(
 ) -> None:
     stores.leases.acquire(SCOPE, OURS, TTL_MS)
     stores.slots.take("sweep", TTL_MS)
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
     cursor = stores.live.tail(SESSION)
 
     private_redis.kill()
@@ -112,7 +112,7 @@ def test_a_killed_redis_is_reported_at_once_and_used_again_when_it_is_back(
     missed = stores.live.read(SESSION, cursor, 0)
     assert isinstance(missed, LiveGap)
     assert missed.reason is GapReason.UNAVAILABLE
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
     found = stores.live.read(SESSION, missed.cursor, 0)
     assert isinstance(found, LiveBatch)
     assert [event.activity for event in found.events] == [DELTA]
@@ -136,11 +136,11 @@ def test_a_silent_redis_is_reported_in_time_and_costs_a_turn_next_to_nothing(clo
 
         with within(1):
             for _ in range(10_000):
-                stores.live.append(SESSION, [DELTA])
+                stores.live.append([DELTA])
         assert accept_all(silent) == 0, "an append tried again before its pause was over"
         clock.advance(1)
         for _ in range(10):
-            stores.live.append(SESSION, [DELTA])
+            stores.live.append([DELTA])
         assert accept_all(silent) == 1
         stores.close()
 
@@ -160,11 +160,11 @@ def accept_all(silent: socket.socket) -> int:
 def test_while_redis_is_silent_one_thread_in_a_second_waits_for_it(clock: FakeClock) -> None:
     with closing(socket.create_server(("127.0.0.1", 0), backlog=512)) as silent:
         stores = open_redis_stores(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", clock=clock)
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
         accept_all(silent)
         clock.advance(1)
         with ThreadPoolExecutor(32) as pool:
-            list(pool.map(lambda _: stores.live.append(SESSION, [DELTA]), range(200)))
+            list(pool.map(lambda _: stores.live.append([DELTA]), range(200)))
         assert accept_all(silent) == 1
         stores.close()
 
@@ -173,14 +173,14 @@ def test_lost_events_are_logged_once_and_so_is_the_recovery(
     private_redis: PrivateRedis, stores: RedisStores, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
     private_redis.kill()
     for _ in range(5):
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
         clock.advance(1)
     private_redis.start()
     for _ in range(5):
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
     assert [record.message for record in caplog.records] == [
         "Live events are lost until Redis is back",
         "Redis is back: live events are kept again",
@@ -206,7 +206,7 @@ def test_a_reader_that_waits_does_not_take_the_events_of_a_new_stream_for_its_ow
         found = pool.submit(stores.live.read, SESSION, cursor, 30)
         wait_until(lambda: server.info("clients")["blocked_clients"] == 1, 5, "the reader to wait")
         server.flushall()
-        stores.live.append(SESSION, [DELTA])
+        stores.live.append([DELTA])
         missed = found.result(10)
     assert isinstance(missed, LiveGap)
     assert missed.reason is GapReason.UNAVAILABLE
@@ -242,7 +242,7 @@ def test_a_replica_that_refuses_writes_is_unavailable_until_it_accepts_them(
     server.replicaof("NO", "ONE")
     clock.advance(1)
     assert stores.leases.acquire(SCOPE, OURS, TTL_MS)
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
     found = stores.live.read(SESSION, cursor, 0)
     assert isinstance(found, LiveBatch)
     assert len(found.events) == 1
@@ -254,7 +254,7 @@ def refuse_every_verb_that_writes(stores: RedisStores) -> None:
     with pytest.raises(LeaseStoreUnavailable):
         stores.leases.renew({SCOPE: OURS}, TTL_MS)
     assert stores.slots.take("sweep", TTL_MS)
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
 
 
 def test_a_redis_that_is_out_of_memory_is_unavailable(stores: RedisStores, server: redis.Redis) -> None:
@@ -262,7 +262,7 @@ def test_a_redis_that_is_out_of_memory_is_unavailable(stores: RedisStores, serve
     with pytest.raises(LeaseStoreUnavailable, match="OutOfMemoryError"):
         stores.leases.acquire(SCOPE, OURS, TTL_MS)
     assert stores.slots.take("sweep", TTL_MS)
-    stores.live.append(SESSION, [DELTA])
+    stores.live.append([DELTA])
 
 
 def test_a_wrong_password_is_unavailable_and_stays_out_of_the_message(private_redis: PrivateRedis) -> None:

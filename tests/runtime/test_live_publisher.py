@@ -8,6 +8,7 @@ from lash_tasks.clock import FakeClock
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.runtime.live import FLUSH_EVENTS, FLUSH_SECONDS, LivePublisher
+from lash_tasks.runtime.live_writer import LiveWriter
 from tests.turns.doubles import LiveRecorder
 
 SESSION, TURN = SessionId("customer-7"), TurnId("t")
@@ -25,7 +26,7 @@ def recorder() -> LiveRecorder:
 
 @pytest.fixture
 def live(recorder: LiveRecorder, clock: FakeClock) -> LivePublisher:
-    return LivePublisher(recorder, clock, SESSION, TURN, fence=7, attempt=2)
+    return LivePublisher(LiveWriter(recorder), clock, SESSION, TURN, fence=7, attempt=2)
 
 
 def test_neighbouring_pieces_of_one_kind_become_one_event(live: LivePublisher, recorder: LiveRecorder) -> None:

@@ -41,7 +41,7 @@ def test_who_was_dismissed_does_not_end_the_engagement_of_its_successor(worker: 
     with worker.engage(ONE, TOKEN) as stuck:
         assert stuck is not None
         worker.dismiss(stuck)
-        with worker.engage(ONE, TOKEN) as successor:
+        with worker.engage(ONE, LeaseToken("another")) as successor:
             worker.dismiss(stuck)
             assert worker.engagements() == [successor]
 

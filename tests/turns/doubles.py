@@ -90,7 +90,7 @@ class LiveRecorder:
     def events(self) -> list[TurnActivity]:
         return [event for flush in self.flushes for event in flush]
 
-    def append(self, session_id: SessionId, activities: Sequence[TurnActivity]) -> None:
+    def append(self, activities: Sequence[TurnActivity]) -> None:
         self.flushes.append(list(activities))
 
     def read(self, session_id: SessionId, cursor: str | None, wait_seconds: float) -> LiveBatch | LiveGap:
