@@ -220,6 +220,15 @@ class Lash:
     ) -> None:
         self.stop()
 
+    def embedded_copy(
+        self, settings: Settings, *, providers: Mapping[str, NamedProvider], deps: Deps | None = None
+    ) -> Lash:
+        """The same agents embedded, on other settings and with other providers; this application stays as it is."""
+        agents = list(self.agents.values())
+        copy = Lash(agents, deps=deps or self.deps, providers=providers, embedded=True, settings=settings)
+        copy._autodiscovers = self._in_django
+        return copy
+
     @property
     def client(self) -> Client:
         """A client of the running embedded stack, or of the database in the settings; it rings through `celery=`."""
