@@ -306,7 +306,7 @@ def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointP
         return _call_model(turn)
     if not reply.joined:
         return _finish(replace(turn, outcome=turn.held))
-    turn = replace(turn, held=None, output=None, iteration=turn.iteration + 1)
+    turn = replace(turn, held=None, iteration=turn.iteration + 1)
     if turn.iteration >= turn.agent.max_iterations:
         problem = f"Turn limit reached ({turn.agent.max_iterations}): input that joined the turn was not answered."
         return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, problem))

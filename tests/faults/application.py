@@ -1,4 +1,4 @@
-"""The application that the fault tests' workers run: three agents whose tools leave a line for every attempt.
+"""The application that the fault tests' workers run: agents whose tools leave a line for every attempt.
 
 The lines go to the file in LASH_TEST_TOOL_LOG. While the file in LASH_TEST_HOLD exists, a tool whose text says
 `[hold]` does not return. With LASH_TEST_DIE_AT, one worker dies at that crash point: the one that removes the file
@@ -13,7 +13,7 @@ import signal
 import threading
 from pathlib import Path
 
-from lash_tasks import Agent, Lash, ToolContext, tool
+from lash_tasks import Agent, Lash, Limits, OpenAI, ToolContext, tool
 from lash_tasks.runtime.crash_points import CrashPoint
 
 _log_lock = threading.Lock()
@@ -61,7 +61,9 @@ lash = Lash(
     agents=[
         Agent(name="counter", model="openai:test", instructions="Count.", tools=[lookup]),
         Agent(name="charger", model="openai:test", instructions="Charge.", tools=[charge]),
+        Agent(name="patient", model="narrow:test", instructions="Answer."),
     ],
+    providers={"narrow": OpenAI(limits=Limits(concurrency=1))},
     reached=die_once,
 )
 app = lash.celery

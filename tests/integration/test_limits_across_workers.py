@@ -19,6 +19,7 @@ from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.runtime.ingress import SendRequest
 from lash_tasks.runtime.session_runner import RunVerdict
+from lash_tasks.runtime.worker import Doing
 from lash_tasks.settings import Settings
 from lash_tasks.stores.admissions import AdmissionRequest, NotYet
 from lash_tasks.stores.redis import open_redis_stores
@@ -153,6 +154,33 @@ def _paused(settings: Settings) -> bool:
     stores.admissions.leave("vllm", "a look")
     stores.close()
     return isinstance(answer, NotYet)
+
+
+def test_a_worker_that_drains_gives_a_waiting_turn_up_at_once(settings: Settings) -> None:
+    let_go = threading.Event()
+
+    def script(request: JsonObject) -> Reply:
+        let_go.wait(20)
+        return text_reply("yes")
+
+    with (
+        ModelEndpoint(script) as endpoint,
+        fleet(settings, endpoint, Limits(concurrency=1)) as (one, two),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        holder = pool.submit(run_all, [one], ["first"])
+        wait_until(lambda: endpoint.requests, 10, "the first call")
+        waiting = pool.submit(run_all, [two], ["second"])
+        wait_until(lambda: _doing(two) == [Doing.WAITING], 10, "the second call to wait")
+        assert two.running.drain()
+        assert waiting.result(5) == [RunVerdict.YIELDED]
+        let_go.set()
+        assert holder.result(10) == [RunVerdict.COMMITTED]
+        assert one.running.sessions.run(SessionId("second")) is RunVerdict.COMMITTED
+
+
+def _doing(parts: WorkerParts) -> list[Doing]:
+    return [engagement.doing for engagement in parts.running.worker.engagements()]
 
 
 HOLDER = """
