@@ -38,6 +38,10 @@ _POSTGRES_CONNECT: Mapping[str, Any] = {
     "tcp_user_timeout": 30_000,
 }
 
+_NEVER = 2**31 - 1
+"""psycopg prepares nothing itself: after a rollback it would throw away what the hot statements have prepared. Whoever
+asks for None, as for a pooler, gets no prepared statements at all."""
+
 
 class Database:
     """One database: its pool, and transactions whose failures are StoreUnavailable when a retry may help.
@@ -203,6 +207,8 @@ def _postgres_options(url: URL, options: dict[str, Any], schema: str | None) -> 
     if theirs is not None:  # null asks for none at all: some poolers take none
         search_path = () if schema is None else (f'-c search_path="{schema}"',)
         connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *in_url.get("options", ()), theirs, *search_path])
+    if asked.get("prepare_threshold", _NEVER) is not None:
+        asked["prepare_threshold"] = _NEVER
     defaults = {"pool_size": 10, "max_overflow": 10, "hide_parameters": True, "connect_args": connect_args}
     return _merged(defaults, {**options, "connect_args": asked})
 
