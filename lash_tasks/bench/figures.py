@@ -50,7 +50,7 @@ def mean(before: Figures, after: Figures) -> Figures:
     return result
 
 
-def ratios(ours: Figures, control: Figures) -> Figures:
+def ratios(ours: Mapping[str, float | None], control: Mapping[str, float | None]) -> Figures:
     """Ours / control, for every figure of a kind that the control has, such as `p50_ms` and `prior_0_warm_p50_ms`."""
     result: Figures = {}
     for name, mine in ours.items():

@@ -69,7 +69,7 @@ class BenchDatabase:
     def settings(self) -> dict[str, str]:
         names = ["server_version", "fsync", "full_page_writes", "synchronous_commit", "wal_compression"]
         rows = self._beside.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (names,)).fetchall()
-        return {str(name): str(setting) for name, setting in rows}
+        return {"database": self.name, **{str(name): str(setting) for name, setting in rows}}
 
     @contextmanager
     def connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:

@@ -1,0 +1,1 @@
+"""The benchmark: that it runs, and that its figures mean what they say."""
