@@ -97,8 +97,8 @@ class EmbeddedStack:
 
     def _look_for_work(self) -> None:
         """Ring for everything that waits; the local doorbell does not mind being rung twice."""
-        agents = tuple(self._worker.running.services.agents)
-        for runnable in [*self._stores.work.abandoned(agents), *self._stores.work.ready(agents)]:
+        maintenance = self._worker.running.maintenance
+        for runnable in [*maintenance.abandoned(), *self._stores.work.ready(maintenance.agents)]:
             self._doorbell.ring_session(runnable.session_id)
 
 

@@ -8,7 +8,7 @@ milliseconds of the database. Verbs are safe from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -94,6 +94,15 @@ class InputQueue(CallerQueue, Protocol):
 # ---------------------------------------------------------------- turns
 
 
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The version that an unfinished turn began with and goes on with."""
+
+    agent: str
+    ref: str
+    machine_version: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRequest:
     session_id: SessionId
@@ -101,8 +110,18 @@ class OpenRequest:
     agents: Mapping[str, str]
     """The agents this worker has the code for: name to snapshot ref. Others are left alone."""
     machine_version: int
+    refs: frozenset[str] = frozenset()
+    """Snapshots of other versions of these agents whose turns this worker has the code for too."""
     known_revision: int = 0
     """History up to this revision is known to the caller and need not be read."""
+
+    def has_code_for(self, pinned: Pinned) -> bool:
+        """Whether this worker may go on with an unfinished turn; one that is to be cancelled needs no code."""
+        return (
+            pinned.agent in self.agents
+            and (self.agents[pinned.agent] == pinned.ref or pinned.ref in self.refs)
+            and pinned.machine_version == self.machine_version
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +152,7 @@ class NotOpened(StrEnum):
     HOLDER_LIVES = "holder_lives"
     """Another live worker drives the turn; the fence was not raised."""
     HELD = "held"
-    """There is work, but this worker has no code for its agent; nothing was written."""
+    """There is work, but this worker has no code for it: another agent or another version. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +233,8 @@ class TurnStore(Protocol):
         """Lock the session's fence; resume its unfinished turn or claim ready batches and write an intent.
 
         Raises the fence if and only if a turn is returned. An unfinished turn may be resumed when it was given up,
-        when this worker holds it, or when its holder is no live worker. Otherwise the oldest available batch
+        when this worker holds it, or when its holder is no live worker, and if `request.has_code_for` what it is pinned
+        to; one that is to be cancelled any worker may resume. Otherwise the oldest available batch
         decides: alone if exclusive, or with the unbroken run of those behind it that are not exclusive either and
         have its merge key, agent, context and `early` (at most 64; without a merge key alone). The session row
         comes to be with its first turn. `attempt` counts up when the former holder died and the journal has nothing
@@ -310,6 +330,9 @@ class WorkerRecord:
     started_at_ms: int
     seen_at_ms: int
     live: bool
+    agents: Mapping[str, str] = field(default_factory=dict)
+    """What it has the code for: agents' names to the refs of their snapshots."""
+    machine_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +382,8 @@ class Runnable:
 
     session_id: SessionId
     turn_id: TurnId | None = None
+    pinned: Pinned | None = field(default=None, compare=False)
+    """Of an unfinished turn, as `abandoned` lists it; None for one that is to be cancelled, by whatever worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,12 +398,27 @@ class Pruning:
 class WorkStore(Protocol):
     """The one predicate `runnable` in its three uses, and the removal of what is over. Bounded, idempotent."""
 
-    def runnable(self, session_id: SessionId, agents: Sequence[str], worker: WorkerId | None = None) -> Runnable | None:
-        """What `open` by `worker` would find in this session now, or None. Writes nothing."""
+    def runnable(self, request: OpenRequest) -> Runnable | None:
+        """What `open` would return for this request now, or None. Writes nothing."""
         ...
 
-    def abandoned(self, agents: Sequence[str], limit: int = 200) -> list[Runnable]:
-        """Unfinished turns that were given up or whose holder is no live worker."""
+    def pinned(self, session_id: SessionId) -> Pinned | None:
+        """What the session's unfinished turn is pinned to, if it has one."""
+        ...
+
+    def abandoned(
+        self,
+        agents: Sequence[str] | None,
+        limit: int = 200,
+        *,
+        machine_version: int | None = None,
+        besides: Collection[str] = (),
+    ) -> list[Runnable]:
+        """Unfinished turns that were given up or whose holder is no live worker: of `agents`, or of all with None.
+
+        Turns of another machine version and those pinned to the snapshots `besides` are left out. Turns that are to
+        be cancelled come in any case.
+        """
         ...
 
     def ready(self, agents: Sequence[str], waiting_ms: int = 0, limit: int = 200) -> list[Runnable]:

@@ -12,6 +12,7 @@ from lash_tasks.celery import create_celery
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.errors import ConfigurationError, LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
+from lash_tasks.observation.held import LivingCode
 from lash_tasks.queues import ROUTES, Names
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores, open_stores
@@ -20,6 +21,8 @@ from lash_tasks.stores.sql import schema
 CLOCK_SKEW_MS = 2000
 LONG_WAIT_MS = 30_000
 LOOK_AT_INPUTS = 1000
+LOOK_AT_TURNS = 1000
+SHOW_TURNS = 5
 
 
 class Health(StrEnum):
@@ -52,8 +55,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield _redis(settings, stores)
             yield _broker(settings)
         if schema_finding is not None and schema_finding.health is Health.OK:
-            yield from _workers(settings, stores)
-            yield _waiting(stores)
+            living = LivingCode(stores.fleet)
+            yield from _workers(settings, living)
+            yield _waiting(stores, living)
+            if living.workers:
+                yield _held(stores, living)
     finally:
         stores.close()
 
@@ -116,9 +122,9 @@ def _broker(settings: Settings) -> Finding:
     return Finding("broker", Health.OK, "answers")
 
 
-def _workers(settings: Settings, stores: Stores) -> Iterator[Finding]:
-    live = [worker for worker in stores.fleet.workers() if worker.live]
-    agents = ", ".join(agent.name for agent in stores.fleet.agents()) or "none"
+def _workers(settings: Settings, living: LivingCode) -> Iterator[Finding]:
+    live = living.workers
+    agents = ", ".join(sorted(living.agents)) or "none"
     if not live:
         start = "lash-tasks -A <module> up" if settings.dialect == "sqlite" else "celery -A <module> worker -P threads"
         yield Finding("workers", Health.FAILED, "no worker lives", f"start one: {start}")
@@ -136,12 +142,12 @@ def _workers(settings: Settings, stores: Stores) -> Iterator[Finding]:
         yield Finding("queues", Health.OK, "every queue is served")
 
 
-def _waiting(stores: Stores) -> Finding:
+def _waiting(stores: Stores, living: LivingCode) -> Finding:
     batches = stores.queue.waiting(limit=LOOK_AT_INPUTS)
     now_ms = SystemClock().now_ms()
     ready = [batch for batch in batches if batch.state is BatchState.READY and batch.available_at_ms <= now_ms]
-    known = {agent.name for agent in stores.fleet.agents()}
-    held = sorted({batch.agent for batch in ready} - known)
+    served = living.agents or {agent.name for agent in stores.fleet.agents()}
+    held = sorted({batch.agent for batch in ready} - served)
     if held:
         return Finding("waiting work", Health.WARNING, f"held: nobody serves {', '.join(held)}", "deploy these agents")
     if not ready:
@@ -151,3 +157,17 @@ def _waiting(stores: Stores) -> Finding:
         message = f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.0f} s"
         return Finding("waiting work", Health.WARNING, message, "start more workers or raise their concurrency")
     return Finding("waiting work", Health.OK, f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.1f} s")
+
+
+def _held(stores: Stores, living: LivingCode) -> Finding:
+    held = list(living.held(stores.work, LOOK_AT_TURNS))
+    if not held:
+        return Finding("held turns", Health.OK, "every unfinished turn has a worker with its code")
+    named = "; ".join(f"turn {one.turn_id} of session {one.session_id}: {one.why}" for one in held[:SHOW_TURNS])
+    more = f"; and {len(held) - SHOW_TURNS} more" if len(held) > SHOW_TURNS else ""
+    return Finding(
+        "held turns",
+        Health.WARNING,
+        f"held: {named}{more}",
+        "start a worker of the version that began them, or cancel them: lash-tasks turns cancel SESSION TURN",
+    )

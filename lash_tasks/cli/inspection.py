@@ -18,6 +18,7 @@ from lash_tasks.errors import NotFound
 
 if TYPE_CHECKING:
     from lash_tasks.client import Client
+    from lash_tasks.observation.held import LivingCode
 
 sessions = typer.Typer(help="Sessions.", no_args_is_help=True)
 turns = typer.Typer(help="Turns.", no_args_is_help=True)
@@ -99,7 +100,10 @@ def list_turns(
                 if record.result is not None:
                     output.document(turn_document(record.result))
             return
-        rows = [_summary(record) for record in records]
+        from lash_tasks.observation.held import LivingCode
+
+        living = LivingCode(client.stores.fleet)
+        rows = [_summary(record, living) for record in records]
         output.rows(rows, ["turn", "status", "committed_at_ms", "text"], empty=f"{session} has no turns")
 
 
@@ -119,9 +123,21 @@ def show_one_turn(
         if record is None:
             raise NotFound("turn", turn)
         if record.result is None:
-            output.document(_unfinished(record))
+            from lash_tasks.observation.held import LivingCode
+
+            output.document(_unfinished(record, LivingCode(client.stores.fleet)))
         else:
             show_turn(output, record.result)
+
+
+@turns.command("cancel")
+def cancel_turn(
+    session: Session, turn: Annotated[str, typer.Argument(help="The turn's id.")], as_json: JsonFlag = False
+) -> None:
+    """Ask a turn to stop; it commits as cancelled with what is complete."""
+    with command(as_json) as output, open_client() as client:
+        verdict = client.cancel(session, turn_id=turn).verdict.value
+        output.document({"session_id": session, "turn_id": turn, "verdict": verdict}, sentence=f"{turn}: {verdict}")
 
 
 def _turns(client: Client, session: SessionId, after: int, limit: int | None) -> Iterator[TurnRecord]:
@@ -136,17 +152,18 @@ def _turns(client: Client, session: SessionId, after: int, limit: int | None) ->
         left = None if left is None else left - len(page)
 
 
-def _summary(record: TurnRecord) -> dict[str, Any]:
+def _summary(record: TurnRecord, living: LivingCode) -> dict[str, Any]:
     text = " ".join(record.result.text.split()) if record.result else ""
+    held = living.why_held(record)
     return {
         "turn": record.turn_index,
-        "status": record.status.value,
+        "status": record.status.value if held is None else f"held: {held}",
         "committed_at_ms": record.committed_at_ms,
         "text": text if len(text) <= 60 else text[:59] + "…",
     }
 
 
-def _unfinished(record: TurnRecord) -> dict[str, Any]:
+def _unfinished(record: TurnRecord, living: LivingCode) -> dict[str, Any]:
     return {
         "session_id": record.session_id,
         "turn_id": record.turn_id,
@@ -154,7 +171,10 @@ def _unfinished(record: TurnRecord) -> dict[str, Any]:
         "status": record.status.value,
         "agent": record.agent,
         "attempt": record.attempt,
+        "agent_ref": record.agent_ref,
+        "machine_version": record.machine_version,
         "holder": record.holder,
+        "held": living.why_held(record),
         "admitted_at_ms": record.admitted_at_ms,
     }
 

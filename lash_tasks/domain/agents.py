@@ -57,5 +57,18 @@ class AgentSnapshot:
         """The digest that names this snapshot."""
         return digest(to_json(AgentSnapshot, self))
 
+    def lacks(self, pinned: AgentSnapshot) -> tuple[str, ...]:
+        """What a turn pinned to `pinned` needs and the code behind this snapshot of the agent does not have.
+
+        Texts, models, limits and schemas come from what the turn is pinned to; the functions must be there.
+        """
+        mine = {(tool.name, tool.on_crash) for tool in self.tools}
+        missing = [f"the tool {tool.name!r}" for tool in pinned.tools if (tool.name, tool.on_crash) not in mine]
+        if pinned.instructions is None and self.instructions is not None:
+            missing.append("a function for its instructions")
+        if pinned.output_schema is not None and self.output_schema is None:
+            missing.append("an output type")
+        return tuple(missing)
+
     def tool(self, name: str) -> ToolSpec | None:
         return next((spec for spec in self.tools if spec.name == name), None)

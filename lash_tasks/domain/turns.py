@@ -243,6 +243,8 @@ class TurnRecord:
     turn_index: int
     status: TurnStatus
     agent: str
+    agent_ref: str
+    machine_version: int
     attempt: int
     holder: str | None
     admitted_at_ms: int

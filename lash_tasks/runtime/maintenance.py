@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from lash_tasks.domain.ids import fence_scope
 from lash_tasks.errors import LeaseStoreUnavailable
+from lash_tasks.machine.turn import MACHINE_VERSION
 from lash_tasks.ports import Doorbell
+from lash_tasks.runtime.repertoire import Repertoire
 from lash_tasks.stores.protocols import Leases, Pruning, Runnable, Slots, WorkStore
 
 log = logging.getLogger(__name__)
@@ -30,12 +32,23 @@ class Maintenance:
     leases: Leases
     slots: Slots
     doorbell: Doorbell
-    agents: Sequence[str]
+    repertoire: Repertoire
     pruning: Pruning
+
+    @property
+    def agents(self) -> Sequence[str]:
+        return tuple(self.repertoire.refs)
+
+    def abandoned(self) -> list[Runnable]:
+        """Unfinished turns that nobody drives and that this worker has the code for."""
+        found = self.work.abandoned(
+            self.agents, PASS_LIMIT, machine_version=MACHINE_VERSION, besides=self.repertoire.foreign
+        )
+        return [one for one in found if one.pinned is None or self.repertoire.has_code_for(one.pinned)]
 
     def rescue(self) -> int:
         """Ring for unfinished turns that nobody drives; the number rung."""
-        return self._ring(self.work.abandoned(self.agents, PASS_LIMIT), RESCUE_AGAIN_MS)
+        return self._ring(self.abandoned(), RESCUE_AGAIN_MS)
 
     def sweep(self, waiting_ms: int = SWEEP_AFTER_MS) -> int:
         """Ring for sessions whose input has waited: their doorbell may be lost; the number rung."""

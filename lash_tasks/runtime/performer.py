@@ -36,6 +36,7 @@ from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Doing, Engagement
 from lash_tasks.stores.protocols import CheckpointRefused, CheckpointRequest, CheckpointTaken, OpenedTurn
+from lash_tasks.tools.output import ANY_JSON
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,8 @@ class EffectPerformer:
 
     def check_output(self, effect: CheckOutput) -> OutputChecked:
         """The verdict of the application's output type. Recorded, because another version of it may judge otherwise."""
-        checked = self._services.agents[self._opened.intent.agent].check_output(effect.text)
+        agent = self._services.agents.get(self._opened.intent.agent)  # none: a cancel that any worker may heed
+        checked = ANY_JSON.check(effect.text) if agent is None else agent.check_output(effect.text)
         self._services.reached(CrashPoint.AFTER_PERFORM)
         self._record(effect, encode(OutputChecked, checked))
         return checked

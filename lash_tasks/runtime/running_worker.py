@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from lash_tasks import beat_schedule
 from lash_tasks.domain.codec import digest
+from lash_tasks.machine.turn import MACHINE_VERSION
 from lash_tasks.queues import NO_NAMESPACE, Names, Queue, Task
 from lash_tasks.runtime.drain import drain
 from lash_tasks.runtime.keeper import LeaseKeeper, WorkerBeat
 from lash_tasks.runtime.maintenance import Maintenance
+from lash_tasks.runtime.repertoire import Repertoire
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.session_runner import SessionRunner
 from lash_tasks.runtime.ticker import Periodic, Tick, Ticker
@@ -38,10 +41,12 @@ class RunningWorker:
     ) -> None:
         self.services = services
         self.worker = worker
-        self.sessions = SessionRunner(services, worker)
+        self._repertoire = Repertoire(services.agents, services.fleet)
+        self.sessions = SessionRunner(services, worker, self._repertoire)
         self.maintenance = Maintenance(
-            services.work, services.leases, services.slots, services.doorbell, tuple(services.agents), pruning
+            services.work, services.leases, services.slots, services.doorbell, self._repertoire, pruning
         )
+        record = replace(record, agents=self._repertoire.refs, machine_version=MACHINE_VERSION)
         self._record = record
         self._drain_grace = drain_grace
         self._maintenance_queue = names.queue(Queue.MAINTENANCE)
@@ -65,8 +70,8 @@ class RunningWorker:
             ("beat", seconds, self._beat.beat),
         ]
         if tick if tick is not None else self._maintenance_queue in self._record.queues:
-            # A worker looks only after its own agents, so another one's pass does not stand in for it.
-            serves = digest(sorted(services.agents))[:16]
+            # A worker looks only after what it has the code for, so another version's pass does not stand in for it.
+            serves = digest([MACHINE_VERSION, *sorted(self._repertoire.refs.values())])[:16]
             ticker = Ticker(self._ticks(), services.slots, services.clock, serves=serves)
             every.append(("ticker", TICK_SECONDS, ticker.tick))
         self._threads = [Periodic(name, period, action, services.clock) for name, period, action in every]

@@ -29,7 +29,7 @@ from lash_tasks.domain.turns import (
 )
 from lash_tasks.errors import CommitConflict, ErrorCode, LeaseStoreUnavailable, StoreUnavailable
 from lash_tasks.machine.assembly import TurnResult, assemble
-from lash_tasks.machine.turn import MACHINE_VERSION, Turn, begin
+from lash_tasks.machine.turn import Turn, begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
@@ -37,17 +37,10 @@ from lash_tasks.runtime.journal import TurnJournal, patiently, recorded_claims
 from lash_tasks.runtime.journal_writer import JournalWriter
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
+from lash_tasks.runtime.repertoire import Repertoire
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Doing, Engagement, Worker
-from lash_tasks.stores.protocols import (
-    CommitRefused,
-    Committed,
-    NotOpened,
-    OpenedTurn,
-    OpenRequest,
-    Released,
-    TurnCommit,
-)
+from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, OpenedTurn, Released, TurnCommit
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +86,11 @@ class _Visit:
 class SessionRunner:
     """Answers doorbells. One object serves all threads of a worker."""
 
-    def __init__(self, services: RuntimeServices, worker: Worker) -> None:
+    def __init__(self, services: RuntimeServices, worker: Worker, repertoire: Repertoire) -> None:
         self._services = services
         self._worker = worker
         self._writer = JournalWriter(services.turns)
-        self._refs = {name: agent.snapshot().ref() for name, agent in services.agents.items()}
+        self._repertoire = repertoire
 
     def run(self, session_id: SessionId) -> RunVerdict:
         """Run the session's next turn, and for a while those behind it. Raises what went wrong, after letting go."""
@@ -150,11 +143,7 @@ class SessionRunner:
 
     def _open_and_run(self, engagement: Engagement) -> RunVerdict:
         session_id = engagement.session_id
-        opened = self._services.turns.open(
-            OpenRequest(
-                session_id=session_id, worker=self._worker.id, agents=self._refs, machine_version=MACHINE_VERSION
-            )
-        )
+        opened = self._open(session_id)
         if isinstance(opened, NotOpened):
             return RunVerdict.BUSY if opened is NotOpened.HOLDER_LIVES else RunVerdict.NOTHING
         engagement.fence = opened.fence
@@ -178,6 +167,17 @@ class SessionRunner:
             log.exception("turn failed and is given up", extra=extra)
             self._give_up(opened, crashed=True)
             raise
+
+    def _open(self, session_id: SessionId) -> OpenedTurn | NotOpened:
+        """Open the session; what a turn held back is pinned to is looked at when it is new to this worker."""
+        turns, repertoire = self._services.turns, self._repertoire
+        opened = turns.open(repertoire.request(session_id, self._worker.id))
+        if opened is not NotOpened.HELD:
+            return opened
+        pinned = self._services.work.pinned(session_id)
+        if pinned is None or not repertoire.has_code_for(pinned):
+            return NotOpened.HELD
+        return turns.open(repertoire.request(session_id, self._worker.id))
 
     def _run_opened(self, opened: OpenedTurn, engagement: Engagement) -> RunVerdict:
         if opened.cancel:
@@ -220,7 +220,7 @@ class SessionRunner:
 
     def _snapshot(self, name: str, ref: str) -> AgentSnapshot:
         """The snapshot that the turn is pinned to: this worker's own, or an older one from SQL."""
-        if self._refs.get(name) == ref:
+        if self._repertoire.refs.get(name) == ref:
             return self._services.agents[name].snapshot()
         return self._services.fleet.snapshot(name, ref)
 
@@ -295,7 +295,7 @@ class SessionRunner:
     def _look_again(self, session_id: SessionId) -> None:
         """Whoever came while the lease was held was answered `busy`: this look is for what they came for."""
         try:
-            runnable = self._services.work.runnable(session_id, list(self._refs), self._worker.id)
+            runnable = self._services.work.runnable(self._repertoire.request(session_id, self._worker.id))
         except StoreUnavailable:
             log.warning("could not look again; the sweep does", extra={"session_id": session_id})
             return

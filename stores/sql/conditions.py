@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, FromClause, ScalarSelect, exists, literal,
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.tables import batches, sessions, turns, workers
+from lash_tasks.stores.sql.tables import batches, sessions, turn_cancels, turns, workers
 
 
 def now_of(database: Database) -> ScalarSelect[int]:
@@ -36,6 +36,11 @@ def has_no_live_holder(now: ScalarSelect[int], worker_ttl_ms: int) -> ColumnElem
 
 def has_no_turn(session_id: ColumnElement[str]) -> ColumnElement[bool]:
     return ~exists().where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
+
+
+def is_to_be_cancelled() -> ColumnElement[bool]:
+    """Of a running turn: somebody has asked for its end, which any worker can bring about."""
+    return exists().where(turn_cancels.c.session_id == turns.c.session_id, turn_cancels.c.turn_id == turns.c.turn_id)
 
 
 def is_not_deleted(session_id: ColumnElement[str] | str) -> ColumnElement[bool]:

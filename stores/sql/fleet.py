@@ -19,8 +19,8 @@ from lash_tasks.stores.sql.rows import CRASHED
 from lash_tasks.stores.sql.tables import agents, turn_cancels, turns, workers
 
 _SEEN = """
-INSERT INTO lash_workers (id, host, pid, queues, version, started_at_ms, seen_at_ms)
-VALUES (:id, :host, :pid, :queues, :version, :started_at_ms, {now})
+INSERT INTO lash_workers (id, host, pid, queues, version, agents, machine_version, started_at_ms, seen_at_ms)
+VALUES (:id, :host, :pid, :queues, :version, :agents, :machine_version, :started_at_ms, {now})
 ON CONFLICT (id) DO UPDATE SET queues = excluded.queues, seen_at_ms = excluded.seen_at_ms"""
 
 _REGISTER = """
@@ -44,6 +44,8 @@ class SqlFleet:
             "pid": worker.pid,
             "queues": canonical(list(worker.queues)).decode(),
             "version": worker.version,
+            "agents": canonical(dict(worker.agents)).decode(),
+            "machine_version": worker.machine_version,
             "started_at_ms": worker.started_at_ms,
             "now_ms": self._database.now_override(),
         }
@@ -73,6 +75,8 @@ class SqlFleet:
                     started_at_ms=row.started_at_ms,
                     seen_at_ms=row.seen_at_ms,
                     live=row.live,
+                    agents=parse(row.agents),
+                    machine_version=row.machine_version,
                 )
                 for row in connection.execute(query)
             ]

@@ -140,6 +140,8 @@ def _turn(row: RowMapping) -> TurnRecord:
         turn_index=row["turn_index"],
         status=TurnStatus(row["status"]),
         agent=row["agent"],
+        agent_ref=row["agent_ref"],
+        machine_version=row["machine_version"],
         attempt=row["attempt"],
         holder=row["holder"],
         admitted_at_ms=row["admitted_at_ms"],

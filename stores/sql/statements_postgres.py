@@ -18,6 +18,12 @@ _DUE: LiteralString = "b.state = 'ready' AND b.available_at_ms + 0 <= (SELECT no
 """The sum keeps the planner off the index of due times: it would walk through the ready input of all sessions."""
 _READY: LiteralString = f"b.session_id = %(session_id)s::text AND {_DUE}"
 
+HAS_CODE: LiteralString = """(
+      t.agent = ANY(%(agents)s::text[]) AND t.agent_ref = ANY(%(refs)s::text[])
+        AND t.machine_version = %(machine_version)s::smallint
+      OR EXISTS (SELECT 1 FROM lash_turn_cancels c WHERE c.session_id = t.session_id AND c.turn_id = t.turn_id))"""
+"""Whether a worker may go on with turn `t`: `OpenRequest.has_code_for`, or a cancel, which any may heed."""
+
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
 
@@ -35,7 +41,7 @@ unfinished AS MATERIALIZED (
     (t.holder IS NULL OR t.holder = %(worker)s::text OR NOT EXISTS (
       SELECT 1 FROM lash_workers w
       WHERE w.id = t.holder AND w.seen_at_ms > clock.now_ms - %(worker_ttl_ms)s::bigint)) AS free,
-    t.agent = ANY(%(agents)s::text[]) AS known,
+    {HAS_CODE} AS known,
     (SELECT count(*) FROM lash_effects e
      WHERE e.scope = %(scope)s::text || '/' || t.turn_id AND e.state = 'done')::int AS done
   FROM lash_turns t CROSS JOIN clock WHERE t.session_id = %(session_id)s::text AND t.status = 'running'),

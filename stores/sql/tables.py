@@ -74,6 +74,8 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("started_at_ms", BigInteger, nullable=False),
     Column("seen_at_ms", BigInteger, nullable=False),
+    Column("agents", Text, nullable=False, server_default="{}"),  # JSON object: name to snapshot ref
+    Column("machine_version", SmallInteger, nullable=False, server_default="0"),
 )
 
 agents = Table(

@@ -56,6 +56,7 @@ class PostgresTurns:
             "worker_ttl_ms": self._worker_ttl_ms,
             "agents": list(request.agents),
             "agent_refs": list(request.agents.values()),
+            "refs": [*request.agents.values(), *request.refs],
             "machine_version": request.machine_version,
             "known_revision": request.known_revision,
             "now_ms": self._database.now_override(),

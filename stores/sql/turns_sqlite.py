@@ -23,6 +23,7 @@ from lash_tasks.stores.protocols import (
     NotOpened,
     OpenedTurn,
     OpenRequest,
+    Pinned,
     TurnCommit,
 )
 from lash_tasks.stores.sql import steps_sqlite as steps
@@ -91,7 +92,8 @@ class SqliteTurns:
         holder = turn["holder"]
         if holder not in (None, request.worker) and steps.is_live(connection, holder, now_ms - self._worker_ttl_ms):
             return NotOpened.HOLDER_LIVES
-        if turn["agent"] not in request.agents:
+        pinned = Pinned(turn["agent"], turn["agent_ref"], turn["machine_version"])
+        if not request.has_code_for(pinned) and not steps.is_cancelled(connection, request.session_id, turn["turn_id"]):
             return NotOpened.HELD
         done = steps.count_done(connection, effect_scope(request.session_id, turn["turn_id"]))
         attempt = turn["attempt"]

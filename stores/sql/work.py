@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Delete, Select, delete, or_, select, tuple_, update
+from sqlalchemy import Connection, Delete, Row, Select, and_, delete, or_, select, true, tuple_, update
 
-from lash_tasks.domain.ids import SessionId, TurnId, WorkerId, effect_scope
+from lash_tasks.domain.ids import SessionId, TurnId, effect_scope
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
-from lash_tasks.stores.protocols import Pruning, Runnable
+from lash_tasks.stores.protocols import OpenRequest, Pinned, Pruning, Runnable
 from lash_tasks.stores.sql.conditions import (
     has_no_live_holder,
     has_no_turn,
@@ -17,12 +18,14 @@ from lash_tasks.stores.sql.conditions import (
     in_state,
     in_status,
     is_not_deleted,
+    is_to_be_cancelled,
     now_of,
 )
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.tables import batches, effects, sessions, turn_cancels, turns, workers
 
 TURNS_PER_PRUNING = 200
+_PINNED = (turns.c.agent, turns.c.agent_ref, turns.c.machine_version)
 
 
 class SqlWorkStore:
@@ -32,32 +35,56 @@ class SqlWorkStore:
         self._database = database
         self._worker_ttl_ms = worker_ttl_ms
 
-    def runnable(self, session_id: SessionId, agents: Sequence[str], worker: WorkerId | None = None) -> Runnable | None:
-        free = or_(has_no_live_holder(now_of(self._database), self._worker_ttl_ms), turns.c.holder == worker)
-        unfinished = select(turns.c.turn_id, turns.c.agent, free.label("free")).where(
-            turns.c.session_id == session_id, in_status(TurnStatus.RUNNING)
-        )
+    def runnable(self, request: OpenRequest) -> Runnable | None:
+        session_id = request.session_id
+        free = or_(has_no_live_holder(now_of(self._database), self._worker_ttl_ms), turns.c.holder == request.worker)
+        unfinished = select(
+            turns.c.turn_id, *_PINNED, free.label("free"), is_to_be_cancelled().label("is_to_be_cancelled")
+        ).where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
         head = select(head_of_line("agent", session_id, now_of(self._database))).where(is_not_deleted(session_id))
         with self._database.reading() as connection:
             turn = connection.execute(unfinished).one_or_none()
             if turn is not None:
-                return Runnable(session_id, TurnId(turn.turn_id)) if turn.free and turn.agent in agents else None
+                may = turn.is_to_be_cancelled or request.has_code_for(_pinned(turn))
+                return Runnable(session_id, TurnId(turn.turn_id)) if turn.free and may else None
             agent = connection.execute(head).scalar_one_or_none()
-        return Runnable(session_id) if agent in agents else None
+        return Runnable(session_id) if agent in request.agents else None
 
-    def abandoned(self, agents: Sequence[str], limit: int = 200) -> list[Runnable]:
+    def pinned(self, session_id: SessionId) -> Pinned | None:
+        query = select(*_PINNED).where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
+        with self._database.reading() as connection:
+            turn = connection.execute(query).one_or_none()
+        return None if turn is None else _pinned(turn)
+
+    def abandoned(
+        self,
+        agents: Sequence[str] | None,
+        limit: int = 200,
+        *,
+        machine_version: int | None = None,
+        besides: Collection[str] = (),
+    ) -> list[Runnable]:
+        of_agents = true() if agents is None else turns.c.agent.in_(agents)
+        of_machine = true() if machine_version is None else turns.c.machine_version == machine_version
         query = (
-            select(turns.c.session_id, turns.c.turn_id)
+            select(turns.c.session_id, turns.c.turn_id, *_PINNED, is_to_be_cancelled().label("is_to_be_cancelled"))
             .where(
                 in_status(TurnStatus.RUNNING),
-                turns.c.agent.in_(agents),
+                or_(and_(of_agents, of_machine, turns.c.agent_ref.not_in(besides)), is_to_be_cancelled()),
                 has_no_live_holder(now_of(self._database), self._worker_ttl_ms),
             )
             .order_by(turns.c.admitted_at_ms)
             .limit(limit)
         )
         with self._database.reading() as connection:
-            return [Runnable(SessionId(row.session_id), TurnId(row.turn_id)) for row in connection.execute(query)]
+            return [
+                Runnable(
+                    SessionId(row.session_id),
+                    TurnId(row.turn_id),
+                    None if row.is_to_be_cancelled else _pinned(row),
+                )
+                for row in connection.execute(query)
+            ]
 
     def ready(self, agents: Sequence[str], waiting_ms: int = 0, limit: int = 200) -> list[Runnable]:
         now = now_of(self._database)
@@ -178,6 +205,10 @@ class SqlWorkStore:
             .limit(limit)
         )
         return _removed(connection, delete(workers).where(workers.c.id.in_(gone)))
+
+
+def _pinned(turn: Row[*tuple[Any, ...]]) -> Pinned:
+    return Pinned(turn.agent, turn.agent_ref, turn.machine_version)
 
 
 def _removed(connection: Connection, statement: Delete) -> int:

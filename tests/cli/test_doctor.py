@@ -83,7 +83,9 @@ def test_a_running_stack_is_well(tmp_path: Path, lash_tasks: Command) -> None:
     with application(tmp_path):
         found = findings(lash_tasks("doctor", "--json"))
 
-    assert health(found) == dict.fromkeys(("database", "schema", "clocks", "workers", "waiting work"), "ok")
+    assert health(found) == dict.fromkeys(
+        ("database", "schema", "clocks", "workers", "waiting work", "held turns"), "ok"
+    )
     assert "agents: worker" in found["workers"]["message"]
 
 
@@ -117,7 +119,7 @@ def test_an_installation_whose_every_queue_is_served_is_well(installation: Insta
     installation.worker(["lash.maintenance"])
     found = installation.doctor()
 
-    checks = ("database", "schema", "clocks", "redis", "broker", "workers", "queues", "waiting work")
+    checks = ("database", "schema", "clocks", "redis", "broker", "workers", "queues", "waiting work", "held turns")
     assert health(found) == dict.fromkeys(checks, "ok")
     assert "2 live" in found["workers"]["message"]
 

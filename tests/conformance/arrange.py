@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ BOB = WorkerId("bob")
 SUPPORT = {"support": "ref-1"}
 NO_CONTEXT = digest(None)
 WORKER_TTL_MS = 6000
+MACHINE_VERSION = 3
 ENVELOPE = Envelope(EffectKind.LLM_CALL, {"model": "scripted:echo"}).to_bytes()
 
 
@@ -113,6 +114,8 @@ class Scene:
         *,
         session_id: SessionId = SESSION,
         agents: Mapping[str, str] = SUPPORT,
+        refs: Collection[str] = (),
+        machine_version: int = MACHINE_VERSION,
         known_revision: int = 0,
     ) -> OpenedTurn | NotOpened:
         return self.store.open(
@@ -120,7 +123,8 @@ class Scene:
                 session_id=session_id,
                 worker=worker,
                 agents=agents,
-                machine_version=3,
+                machine_version=machine_version,
+                refs=frozenset(refs),
                 known_revision=known_revision,
             )
         )

@@ -112,6 +112,8 @@ def test_a_committed_turn_has_its_result_with_the_time_of_its_commit(scene: Scen
         turn_index=1,
         status=TurnStatus.COMMITTED,
         agent="support",
+        agent_ref="ref-1",
+        machine_version=3,
         attempt=1,
         holder=None,
         admitted_at_ms=admitted,

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, update
 
-from lash_tasks.domain.ids import BatchId, SessionId
+from lash_tasks.domain.ids import BatchId, SessionId, WorkerId
 from lash_tasks.domain.queue import CancelVerdict
-from lash_tasks.stores.protocols import NotOpened, OpenedTurn, Pruning, Runnable
+from lash_tasks.stores.protocols import NotOpened, OpenedTurn, OpenRequest, Pinned, Pruning, Runnable
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.work import SqlWorkStore
-from tests.conformance.arrange import ALICE, BOB, SESSION, WORKER_TTL_MS, Scene
+from tests.conformance.arrange import ALICE, BOB, MACHINE_VERSION, SESSION, WORKER_TTL_MS, Scene
 from tests.conformance.inputs import OTHER_SESSION, draft, serve
 
 AGENTS = ["support", "sales"]
+REFS = dict.fromkeys(AGENTS, "ref-1")
+SERVED, FOREIGN = "ref-served", "ref-foreign"
+CAROL = WorkerId("carol")
 DAY_MS = 86_400_000
 KEEP = Pruning(keys_after_ms=7 * DAY_MS)
 
@@ -33,6 +38,16 @@ def queue(scene: Scene, work: SqlWorkStore) -> SqlInputQueue:
 
 
 # ---------------------------------------------------------------- runnable
+
+
+def request(worker: WorkerId) -> OpenRequest:
+    return OpenRequest(
+        session_id=SESSION,
+        worker=worker,
+        agents=REFS,
+        machine_version=MACHINE_VERSION,
+        refs=frozenset({SERVED}),
+    )
 
 
 def nothing_at_all(scene: Scene) -> None:
@@ -117,6 +132,36 @@ def turn_of_an_unknown_agent_given_up(scene: Scene) -> None:
     scene.send()
 
 
+def given_up(scene: Scene, **opening: Any) -> OpenedTurn:
+    scene.send()
+    turn = scene.open(ALICE, **opening)
+    scene.store.give_up(SESSION, turn.intent.turn_id, turn.fence, crashed=False)
+    return turn
+
+
+def turn_of_another_version_of_the_agent(scene: Scene) -> None:
+    given_up(scene, agents={"support": FOREIGN})
+
+
+def turn_of_another_version_that_we_can_run_too(scene: Scene) -> None:
+    given_up(scene, agents={"support": SERVED})
+
+
+def turn_of_another_machine_version(scene: Scene) -> None:
+    given_up(scene, machine_version=MACHINE_VERSION - 1)
+
+
+def turn_of_another_version_that_is_to_be_cancelled(scene: Scene) -> None:
+    turn = given_up(scene, agents={"support": FOREIGN}, machine_version=MACHINE_VERSION + 1)
+    scene.store.request_cancel(SESSION, turn.intent.turn_id, "no code is left")
+
+
+def turn_of_an_unknown_agent_that_is_to_be_cancelled(scene: Scene) -> None:
+    scene.send(agent="nobody")
+    turn = scene.open(ALICE, agents={"nobody": "ref-2"})
+    scene.store.request_cancel(SESSION, turn.intent.turn_id, "it is gone")
+
+
 def committed_turn(scene: Scene) -> None:
     scene.send()
     scene.committed(scene.open(ALICE))
@@ -143,6 +188,11 @@ SITUATIONS: tuple[Callable[[Scene], None], ...] = (
     turn_given_up,
     turn_given_up_by_a_crash,
     turn_of_an_unknown_agent_given_up,
+    turn_of_another_version_of_the_agent,
+    turn_of_another_version_that_we_can_run_too,
+    turn_of_another_machine_version,
+    turn_of_another_version_that_is_to_be_cancelled,
+    turn_of_an_unknown_agent_that_is_to_be_cancelled,
     committed_turn,
     committed_turn_with_more_input,
 )
@@ -155,10 +205,10 @@ def test_runnable_is_what_an_opening_finds_and_writes_nothing(
 ) -> None:
     situation(scene)
     before = scene.everything()
-    told = work.runnable(SESSION, AGENTS, ALICE if worker == ALICE else BOB)
+    told = work.runnable(request(WorkerId(worker)))
     assert scene.everything() == before
 
-    found = scene.try_open(ALICE if worker == ALICE else BOB, agents=dict.fromkeys(AGENTS, "ref-1"))
+    found = scene.try_open(WorkerId(worker), agents=REFS, refs=[SERVED])
 
     if isinstance(found, NotOpened):
         assert told is None
@@ -172,20 +222,40 @@ def test_the_listings_show_a_session_exactly_when_it_is_runnable_by_anybody(
     scene: Scene, work: SqlWorkStore, situation: Callable[[Scene], None]
 ) -> None:
     situation(scene)
-    told = work.runnable(SESSION, AGENTS)
-    listed = [*work.abandoned(AGENTS), *work.ready(AGENTS)]
+    told = work.runnable(request(CAROL))
+    abandoned = work.abandoned(AGENTS, machine_version=MACHINE_VERSION, besides=[FOREIGN])
+    listed = [*abandoned, *work.ready(AGENTS)]
     assert [one for one in listed if one.session_id == SESSION] == ([] if told is None else [told])
 
 
 def test_a_worker_without_agents_finds_nothing(scene: Scene, work: SqlWorkStore) -> None:
     turn_given_up(scene)
     scene.send(session_id=OTHER_SESSION)
-    assert work.runnable(SESSION, []) is None
-    assert work.runnable(OTHER_SESSION, []) is None
+    assert work.runnable(replace(request(CAROL), agents={})) is None
+    assert work.runnable(replace(request(CAROL), agents={}, session_id=OTHER_SESSION)) is None
     assert (work.abandoned([]), work.ready([]), work.due([], DAY_MS)) == ([], [], [])
 
 
 # ---------------------------------------------------------------- abandoned
+
+
+def test_abandoned_turns_say_what_they_are_pinned_to_unless_they_are_to_be_cancelled(
+    scene: Scene, work: SqlWorkStore
+) -> None:
+    turn = given_up(scene, agents={"support": FOREIGN}, machine_version=MACHINE_VERSION + 1)
+    [listed] = work.abandoned(None)
+    assert listed.pinned == work.pinned(SESSION) == Pinned("support", FOREIGN, MACHINE_VERSION + 1)
+
+    scene.store.request_cancel(SESSION, turn.intent.turn_id, "stop")
+    [listed] = work.abandoned(["sales"], besides=[FOREIGN])
+    assert listed == Runnable(SESSION, turn.intent.turn_id)
+    assert listed.pinned is None
+
+
+def test_a_session_without_an_unfinished_turn_is_pinned_to_nothing(scene: Scene, work: SqlWorkStore) -> None:
+    committed_turn_with_more_input(scene)
+    assert work.pinned(SESSION) is None
+    assert work.pinned(OTHER_SESSION) is None
 
 
 def test_abandoned_turns_are_listed_in_the_order_of_their_admission(scene: Scene, work: SqlWorkStore) -> None:

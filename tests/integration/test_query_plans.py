@@ -14,7 +14,7 @@ from lash_tasks.clock import SystemClock
 from lash_tasks.domain.ids import BatchId, SessionId, blob_ref
 from lash_tasks.domain.inputs import Blob
 from lash_tasks.errors import SessionBusy
-from lash_tasks.stores.protocols import Pruning
+from lash_tasks.stores.protocols import OpenRequest, Pruning
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from lash_tasks.stores.sql.queue import SqlInputQueue
@@ -26,6 +26,7 @@ from tests.conformance.inputs import draft, serve
 
 AGENTS = ["support"]
 SESSION = SessionId("session-7")
+OPENING = OpenRequest(session_id=SESSION, worker=ALICE, agents={"support": "ref"}, machine_version=1)
 NOW_MS = SystemClock().now_ms()  # the rows below come from the first milliseconds of the epoch
 PRUNING = Pruning(keys_after_ms=NOW_MS - 29_000, journals_after_ms=1)
 PAST = (
@@ -82,8 +83,9 @@ VERBS: dict[str, Callable[[Database], object]] = {
     "find by key": lambda database: SqlInputQueue(database).find(SESSION, source_key="key-7"),
     "waiting": lambda database: SqlInputQueue(database).waiting(SESSION),
     "cancel": lambda database: SqlInputQueue(database).cancel(SESSION, BatchId("past-7")),
-    "runnable": lambda database: SqlWorkStore(database).runnable(SESSION, AGENTS, ALICE),
-    "abandoned": lambda database: SqlWorkStore(database).abandoned(AGENTS),
+    "runnable": lambda database: SqlWorkStore(database).runnable(OPENING),
+    "abandoned": lambda database: SqlWorkStore(database).abandoned(AGENTS, machine_version=1, besides=["other"]),
+    "pinned": lambda database: SqlWorkStore(database).pinned(SESSION),
     "ready": lambda database: SqlWorkStore(database).ready(AGENTS),
     "due": lambda database: SqlWorkStore(database).due(AGENTS, since_ms=NOW_MS - 29_990),
     "prune": lambda database: SqlWorkStore(database).prune(PRUNING, limit=50),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lash_tasks.clock import Clock
 from lash_tasks.domain.activity import TurnActivity
-from lash_tasks.domain.ids import LeaseToken, SessionId, TurnId, WorkerId
+from lash_tasks.domain.ids import LeaseToken, SessionId, TurnId
 from lash_tasks.domain.journal import JournalRow, RecordReply
 from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.stores.bundle import Stores
@@ -24,6 +24,7 @@ from lash_tasks.stores.protocols import (
     NotOpened,
     OpenedTurn,
     OpenRequest,
+    Pinned,
     Pruning,
     Released,
     Runnable,
@@ -64,11 +65,21 @@ class WorkBetween:
     def __init__(self, work: WorkStore) -> None:
         self.work = work
 
-    def runnable(self, session_id: SessionId, agents: Sequence[str], worker: WorkerId | None = None) -> Runnable | None:
-        return self.work.runnable(session_id, agents, worker)
+    def runnable(self, request: OpenRequest) -> Runnable | None:
+        return self.work.runnable(request)
 
-    def abandoned(self, agents: Sequence[str], limit: int = 200) -> list[Runnable]:
-        return self.work.abandoned(agents, limit)
+    def pinned(self, session_id: SessionId) -> Pinned | None:
+        return self.work.pinned(session_id)
+
+    def abandoned(
+        self,
+        agents: Sequence[str] | None,
+        limit: int = 200,
+        *,
+        machine_version: int | None = None,
+        besides: Collection[str] = (),
+    ) -> list[Runnable]:
+        return self.work.abandoned(agents, limit, machine_version=machine_version, besides=besides)
 
     def ready(self, agents: Sequence[str], waiting_ms: int = 0, limit: int = 200) -> list[Runnable]:
         return self.work.ready(agents, waiting_ms, limit)

@@ -10,7 +10,7 @@ import pytest
 
 from lash_tasks.clock import FakeClock, SystemClock
 from lash_tasks.domain.activity import ActivityType
-from lash_tasks.domain.ids import SessionId, TurnId, WorkerId
+from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.journal import EffectState, JournalRow, RecordReply, RecordVerdict
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import MAX_ATTEMPTS
@@ -209,9 +209,7 @@ def test_a_turn_that_could_not_even_be_given_up_is_so_by_the_beats(stage: Stage)
 
 def test_a_look_that_fails_after_the_commit_is_left_to_the_sweep(stage: Stage) -> None:
     class Blind(WorkBetween):
-        def runnable(
-            self, session_id: SessionId, agents: Sequence[str], worker: WorkerId | None = None
-        ) -> Runnable | None:
+        def runnable(self, request: OpenRequest) -> Runnable | None:
             raise StoreUnavailable("away")
 
     stage.send("hello")

@@ -233,7 +233,9 @@ def test_a_turn_stays_pinned_to_the_agent_it_began_with(scene: Scene) -> None:
     scene.send()
     scene.open(ALICE)
 
-    assert scene.open(BOB, agents={"support": "ref-2"}).intent.agent_ref == "ref-1"
+    resumed = scene.open(BOB, agents={"support": "ref-2"}, refs=["ref-1"])
+
+    assert resumed.intent.agent_ref == "ref-1"
 
 
 def test_an_unfinished_turn_comes_before_waiting_input(scene: Scene) -> None:
@@ -272,6 +274,34 @@ def test_a_turn_of_an_unknown_agent_is_held(scene: Scene) -> None:
     assert scene.try_open(BOB, agents=SUPPORT) is NotOpened.HELD
 
     assert scene.everything() == before
+
+
+@pytest.mark.parametrize("changed", [{"agents": {"support": "ref-2"}}, {"machine_version": 4}])
+def test_a_turn_that_was_begun_with_other_code_is_held(scene: Scene, changed: dict[str, Any]) -> None:
+    scene.send()
+    scene.open(ALICE)
+    before = scene.everything()
+
+    assert scene.try_open(BOB, **changed) is NotOpened.HELD
+
+    assert scene.everything() == before
+    assert scene.open(BOB).attempt == 2, "to be held is no attempt"
+
+
+def test_a_turn_that_is_to_be_cancelled_needs_no_code(scene: Scene) -> None:
+    scene.send()
+    turn = scene.open(ALICE)
+    scene.store.request_cancel(SESSION, turn.intent.turn_id, "its code is gone")
+
+    assert scene.open(BOB, agents={}, machine_version=4).cancel
+
+
+def test_new_input_is_taken_with_the_version_of_whoever_takes_it(scene: Scene) -> None:
+    scene.send()
+    scene.committed(scene.open(ALICE))
+    scene.send()
+
+    assert scene.open(BOB, agents={"support": "ref-2"}, machine_version=4).intent.agent_ref == "ref-2"
 
 
 def test_a_worker_without_agents_holds_everything(scene: Scene) -> None:
