@@ -36,7 +36,7 @@ class LivingCode:
         return frozenset(name for worker in self.workers for name in worker.agents)
 
     def held(self, work: WorkStore, limit: int) -> Iterator[HeldTurn]:
-        """Of the first `limit` turns that nobody drives, those that nobody can."""
+        """Of the first `limit` turns that nobody drives, those that none of the living can. None if nobody lives."""
         for turn in work.abandoned(None, limit):
             why = None if turn.pinned is None else self._why_held(turn.pinned)
             if turn.turn_id is not None and turn.pinned is not None and why is not None:
@@ -49,6 +49,8 @@ class LivingCode:
         return self._why_held(Pinned(turn.agent, turn.agent_ref, turn.machine_version))
 
     def _why_held(self, pinned: Pinned) -> str | None:
+        if not self.workers:
+            return None  # whichever comes first may have it
         serving = [worker for worker in self.workers if pinned.agent in worker.agents]
         if not serving:
             return f"no worker serves the agent {pinned.agent!r}"
