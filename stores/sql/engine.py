@@ -20,6 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from lash_tasks.clock import SystemClock
 from lash_tasks.errors import ConfigurationError, StoreUnavailable
+from lash_tasks.stores.sql.pipeline import leave_unprepared
 
 Dialect = Literal["postgresql", "sqlite"]
 
@@ -37,10 +38,6 @@ _POSTGRES_CONNECT: Mapping[str, Any] = {
     "keepalives_idle": 30,
     "tcp_user_timeout": 30_000,
 }
-
-_NEVER = 2**31 - 1
-"""psycopg prepares nothing itself: after a rollback it would throw away what the hot statements have prepared. Whoever
-asks for None, as for a pooler, gets no prepared statements at all."""
 
 
 class Database:
@@ -76,6 +73,7 @@ class Database:
         parsed = _parsed(url)
         if parsed.get_backend_name() != "sqlite":
             engine = create_engine(parsed, **_postgres_options(parsed, dict(options or {}), schema))
+            event.listen(engine, "connect", _prepare_postgres)
             engine.update_execution_options(lash_schema=schema, lash_namespace=namespace)
             return cls(engine, now_ms)
         in_memory = parsed.database in (None, "", ":memory:")
@@ -207,8 +205,6 @@ def _postgres_options(url: URL, options: dict[str, Any], schema: str | None) -> 
     if theirs is not None:  # null asks for none at all: some poolers take none
         search_path = () if schema is None else (f'-c search_path="{schema}"',)
         connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *in_url.get("options", ()), theirs, *search_path])
-    if asked.get("prepare_threshold", _NEVER) is not None:
-        asked["prepare_threshold"] = _NEVER
     defaults = {"pool_size": 10, "max_overflow": 10, "hide_parameters": True, "connect_args": connect_args}
     return _merged(defaults, {**options, "connect_args": asked})
 
@@ -216,6 +212,13 @@ def _postgres_options(url: URL, options: dict[str, Any], schema: str | None) -> 
 def _merged(defaults: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     connect_args = {**defaults.get("connect_args", {}), **options.get("connect_args", {})}
     return {**defaults, **options, "connect_args": connect_args}
+
+
+def _prepare_postgres(connection: psycopg.Connection[TupleRow], _record: object) -> None:
+    """psycopg itself prepares nothing: at a rollback it deallocates what others have prepared on its connection too."""
+    if connection.prepare_threshold is None:  # asked for, as for a pooler that keeps no statements
+        leave_unprepared(connection)
+    connection.prepare_threshold = None
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

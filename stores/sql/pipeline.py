@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import psycopg
 from psycopg import pq
@@ -52,6 +52,12 @@ class _Sent:
 _statements: dict[str, _Prepared] = {}
 _known: WeakKeyDictionary[psycopg.Connection[TupleRow], set[bytes]] = WeakKeyDictionary()
 """The names that each connection has prepared."""
+_unprepared: WeakSet[psycopg.Connection[TupleRow]] = WeakSet()
+
+
+def leave_unprepared(connection: psycopg.Connection[TupleRow]) -> None:
+    """Send statements through this connection without preparing any."""
+    _unprepared.add(connection)
 
 
 def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Statement]) -> list[list[Row]]:
@@ -63,7 +69,7 @@ def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Sta
     """
     pgconn = connection.pgconn
     known = _known.setdefault(connection, set())
-    prepare = connection.prepare_threshold is not None
+    prepare = connection not in _unprepared
     try:
         pgconn.enter_pipeline_mode()
         sent = [one for query, values in statements for one in _send(pgconn, known, query, values, prepare)]

@@ -308,16 +308,20 @@ def test_what_an_exception_leaves_open_is_rolled_back(postgres_url: str) -> None
             assert connection.execute(select(fences)).all() == []
 
 
-def test_hot_statements_stay_prepared_through_rollbacks_of_others(postgres_url: str) -> None:
-    """psycopg prepared what SQLAlchemy asked for often, and with a rollback it deallocated everybody's statements."""
-    with opened(postgres_url, pool_size=1, max_overflow=0) as database:
+@pytest.mark.parametrize("threshold", [5, None])
+def test_a_rollback_leaves_the_hot_statements_in_place(postgres_url: str, threshold: int | None) -> None:
+    """psycopg prepares what is executed with many rows, and deallocates everybody's statements at a rollback."""
+    connect = {"prepare_threshold": threshold}
+    with opened(postgres_url, pool_size=1, max_overflow=0, connect_args=connect) as database:
         for _ in range(3):
+            with database.transaction() as connection:
+                connection.execute(text("SELECT :number"), [{"number": 1}, {"number": 2}])
             with database.postgres() as raw:
                 assert pipelined(raw, [("SELECT 1 AS one", {})]) == [[{"one": 1}]]
-            for _ in range(10):
-                with database.transaction() as connection:
-                    connection.execute(text("SELECT 2"))
-                    connection.rollback()
+                prepared = raw.execute("SELECT name LIKE 'lash%' FROM pg_prepared_statements").fetchall()
+                assert prepared == ([] if threshold is None else [(True,)])
+            with database.transaction() as connection:
+                connection.rollback()
 
 
 def test_connections_take_our_settings_beneath_those_of_url_and_options(postgres_url: str) -> None:
