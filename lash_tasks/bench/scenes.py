@@ -135,7 +135,8 @@ def _history(stage: Stage, sizes: Sizes) -> Measured:
         before = stage.sample()
         turns = 0
         for prior, sessions in casts.items():
-            cold, warm = ask(sessions), ask(sessions * sizes.history_turns)
+            with stage.profiling(f"history-{prior}"):
+                cold, warm = ask(sessions), ask(sessions * sizes.history_turns)
             figures[f"prior_{prior}_warm_p50_ms"] = latencies(warm)["p50_ms"]
             figures[f"prior_{prior}_cold_p50_ms"] = latencies(cold)["p50_ms"]
             turns += len(cold) + len(warm)

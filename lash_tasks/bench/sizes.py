@@ -19,7 +19,7 @@ class Sizes:
     """At least as many are measured in a closed loop …"""
     seconds: float = 10.0
     """… and for at least so long …"""
-    at_most_seconds: float = 40.0
+    at_most_seconds: float = 60.0
     """… but no longer."""
     warm_up_turns: int = 300
     idle_turns: int = 200
