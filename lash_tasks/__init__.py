@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lash_tasks.domain.turns import TurnContext as TurnContext
     from lash_tasks.errors import ErrorCode as ErrorCode
     from lash_tasks.errors import LashError as LashError
+    from lash_tasks.providers.named import Anthropic as Anthropic
     from lash_tasks.providers.named import OpenAI as OpenAI
     from lash_tasks.providers.named import env as env
     from lash_tasks.settings import Settings as Settings
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "lash_tasks.tools.agents",
+    "Anthropic": "lash_tasks.providers.named",
     "AssembledTurn": "lash_tasks.domain.turns",
     "Client": "lash_tasks.client",
     "ErrorCode": "lash_tasks.errors",
@@ -53,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "Anthropic",
     "AssembledTurn",
     "Client",
     "ErrorCode",

@@ -35,11 +35,11 @@ class Lash:
 
     `agents` are what it serves: objects, or import strings such as `"shop.agents:support"`, resolved when Celery
     imports its modules. `deps` names a context manager that is entered around every tool attempt in the tool's own
-    thread; `providers` adds model endpoints by name, as `OpenAI(...)` or any object with the methods of a Provider.
-    With `embedded=True` everything runs in this process on SQLite: use it as a context manager, or `start()` and
-    `stop()` it. Otherwise `lash.celery` is an ordinary Celery app for workers, beat and Flower: one of our own, or with
-    `celery=` yours, which gets our tasks, queues and beat entries, and keeps its settings. Constructing a Lash reads no
-    environment and no settings, and opens nothing.
+    thread; `providers` adds model endpoints by name: `OpenAI(...)`, `Anthropic(...)`, or an object with a Provider's
+    methods. With `embedded=True` everything runs in this process on SQLite: use it as a context manager, or `start()`
+    and `stop()` it. Otherwise `lash.celery` is an ordinary Celery app for workers, beat and Flower: one of our own, or
+    with `celery=` yours, which gets our tasks, queues and beat entries, and keeps its settings. Constructing a Lash
+    reads no environment and no settings, and opens nothing.
     `reached` is called at every named crash point; fault tests die there.
     """
 

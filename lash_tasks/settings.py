@@ -15,6 +15,7 @@ from lash_tasks.queues import RESERVED_NAMESPACES
 EMBEDDED_DATABASE_URL = "sqlite:///./.lash/lash.db"
 NO_SCHEMAS = "SQLite has no schemas; unset it, or set LASH_DATABASE_URL to postgresql://…"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+ANTHROPIC_BASE_URL = "https://api.anthropic.com"
 
 
 def read_variable(name: str, environment: Mapping[str, str] | None = None) -> str | None:
@@ -41,6 +42,8 @@ class Settings(BaseModel):
     app: str | None = None
     openai_api_key: SecretStr | None = None
     openai_base_url: str = OPENAI_BASE_URL
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str = ANTHROPIC_BASE_URL
 
     @field_validator("database_url")
     @classmethod
@@ -148,6 +151,8 @@ VARIABLES: dict[str, str] = {
     "app": "LASH_APP",
     "openai_api_key": "OPENAI_API_KEY",
     "openai_base_url": "OPENAI_BASE_URL",
+    "anthropic_api_key": "ANTHROPIC_API_KEY",
+    "anthropic_base_url": "ANTHROPIC_BASE_URL",
 }
 
 

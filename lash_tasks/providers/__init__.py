@@ -1,4 +1,4 @@
-"""Model endpoints behind the `Provider` port: `openai` (any Chat Completions server) and `scripted` (in process)."""
+"""Model endpoints behind the `Provider` port: `openai` (any Chat Completions server), `anthropic`, `scripted`."""
 
 from lash_tasks.providers.registry import ProviderRegistry, open_providers
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 
 from lash_tasks.domain.codec import JsonObject, JsonValue
-from lash_tasks.domain.ids import BlobRef
 from lash_tasks.domain.messages import ImagePart, Role, TextPart, ToolCallPart, ToolResultPart
 from lash_tasks.domain.models import DEFAULT_OPTIONS, ModelOptions
 from lash_tasks.machine.requests import ModelMessage, ModelRequest
-from lash_tasks.ports import ModelCall, ProviderFailure
-from lash_tasks.providers.failures import parse_json, valid_unicode
+from lash_tasks.ports import ModelCall
+from lash_tasks.providers.call_ids import CallIds
+from lash_tasks.providers.failures import valid_unicode
+from lash_tasks.providers.outgoing import LoadBlob, arguments_object, encoded, image_data
 
-IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-
-LoadBlob = Callable[[BlobRef], bytes]
+_CALL_ID = re.compile(r".{1,40}")
+"""What OpenAI itself takes. Which characters, nobody says, and some servers want their own ids back as they were."""
 
 
 def request_body(call: ModelCall, host: str = "") -> bytes:
@@ -42,7 +41,7 @@ def request_body(call: ModelCall, host: str = "") -> bytes:
         body["tool_choice"] = "auto"
         body["parallel_tool_calls"] = True
     _add_options(body, call.request.options or DEFAULT_OPTIONS, host)
-    return json.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return encoded(body)
 
 
 def _add_options(body: JsonObject, options: ModelOptions, host: str) -> None:
@@ -60,18 +59,19 @@ def _add_options(body: JsonObject, options: ModelOptions, host: str) -> None:
 def _messages(request: ModelRequest, load_blob: LoadBlob) -> Iterator[JsonObject]:
     if request.system.strip():
         yield {"role": "system", "content": valid_unicode(request.system)}
+    ids = CallIds(_CALL_ID, unique=False)
     for message in request.messages:
         if message.role is Role.ASSISTANT:
-            yield from _assistant(message)
+            yield from _assistant(message, ids)
         else:
-            yield from _user(message, load_blob)
+            yield from _user(message, ids, load_blob)
 
 
-def _assistant(message: ModelMessage) -> Iterator[JsonObject]:
+def _assistant(message: ModelMessage, ids: CallIds) -> Iterator[JsonObject]:
     text = _text(message)
     calls = [
         {
-            "id": part.call_id,
+            "id": ids.of_call(part.call_id),
             "type": "function",
             "function": {"name": part.tool, "arguments": _arguments(part.arguments)},
         }
@@ -85,21 +85,17 @@ def _assistant(message: ModelMessage) -> Iterator[JsonObject]:
 
 
 def _arguments(text: str) -> str:
-    """What the model wrote if it is a JSON object. Servers that parse it would refuse the session for good."""
-    text = valid_unicode(text)
-    try:
-        return text if isinstance(parse_json(text), dict) else "{}"
-    except ValueError:
-        return "{}"
+    """What the model wrote, character by character, if it is a JSON object."""
+    return valid_unicode(text) if arguments_object(text) else "{}"
 
 
-def _user(message: ModelMessage, load_blob: LoadBlob) -> Iterator[JsonObject]:
+def _user(message: ModelMessage, ids: CallIds, load_blob: LoadBlob) -> Iterator[JsonObject]:
     # Results first: the server wants them directly behind the calls they answer.
     for part in message.parts:
         if isinstance(part, ToolResultPart):
             yield {
                 "role": "tool",
-                "tool_call_id": part.call_id,
+                "tool_call_id": ids.of_result(part.call_id),
                 "name": part.tool,
                 "content": valid_unicode(part.text),
             }
@@ -118,14 +114,8 @@ def _block(part: object, load_blob: LoadBlob) -> Iterator[JsonObject]:
     match part:
         case TextPart(text=text) if text:
             yield {"type": "text", "text": valid_unicode(text)}
-        case ImagePart(blob=blob, media_type=media_type):
-            if media_type not in IMAGE_TYPES:
-                raise ProviderFailure(
-                    f"the model takes no {media_type} images; send jpeg, png, gif or webp",
-                    code="unsupported_image_format",
-                    kind="validation",
-                )
-            data = base64.b64encode(load_blob(blob)).decode("ascii")
-            yield {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
+        case ImagePart():
+            url = f"data:{part.media_type};base64,{image_data(part, load_blob)}"
+            yield {"type": "image_url", "image_url": {"url": url}}
         case _:
             return

@@ -11,6 +11,7 @@ from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.machine.requests import ModelResponse, ResponsePart, TerminalReason
 from lash_tasks.ports import ModelStream
 from lash_tasks.providers.failures import valid_unicode
+from lash_tasks.providers.incoming import StreamedText, as_object, as_objects, as_text, positive_counts
 
 FINISH_REASONS: dict[str, TerminalReason] = {
     "stop": TerminalReason.STOP,
@@ -22,25 +23,6 @@ FINISH_REASONS: dict[str, TerminalReason] = {
     "safety": TerminalReason.CONTENT_FILTER,
 }
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
-
-
-class _Text:
-    """Text that arrives in pieces. A character whose two surrogates come apart is held back until it is whole."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._held = ""
-
-    def add(self, piece: str) -> str:
-        """Take `piece`; returns what may be shown now."""
-        piece = self._held + piece
-        self._held = piece[-1] if piece and "\ud800" <= piece[-1] <= "\udbff" else ""
-        shown = valid_unicode(piece[: len(piece) - len(self._held)])
-        self._pieces.append(shown)
-        return shown
-
-    def whole(self) -> str:
-        return "".join(self._pieces) + valid_unicode(self._held)
 
 
 @dataclass(slots=True)
@@ -55,8 +37,8 @@ class ChatCompletion:
 
     def __init__(self, stream: ModelStream) -> None:
         self._stream = stream
-        self._text = _Text()
-        self._reasoning = _Text()
+        self._text = StreamedText()
+        self._reasoning = StreamedText()
         self._calls: dict[int, _Call] = {}
         self._finish: str | None = None
         self._usage: dict[str, int] = {}
@@ -72,8 +54,8 @@ class ChatCompletion:
 
     def add(self, chunk: JsonObject) -> None:
         self._add_usage(chunk.get("usage"))
-        choice = _first_object(chunk.get("choices"))
-        self._add_delta(_object(choice.get("delta")) or _object(choice.get("message")))
+        choice = next(iter(as_objects(chunk.get("choices"))), {})
+        self._add_delta(as_object(choice.get("delta")) or as_object(choice.get("message")))
         finish = choice.get("finish_reason")
         if isinstance(finish, str):
             self._finish = finish
@@ -98,37 +80,37 @@ class ChatCompletion:
         return ModelResponse(tuple(parts), self._token_usage(), self._terminal_reason(parts))
 
     def _add_delta(self, delta: JsonObject) -> None:
-        reasoning = next((value for name in REASONING_FIELDS if (value := _text(delta.get(name)))), "")
+        reasoning = next((value for name in REASONING_FIELDS if (value := as_text(delta.get(name)))), "")
         if reasoning and (shown := self._reasoning.add(reasoning)):
             self._stream.reasoning(shown)
-        text = _text(delta.get("content"))
+        text = as_text(delta.get("content"))
         if text and (shown := self._text.add(text)):
             self._stream.text(shown)
         calls = delta.get("tool_calls")
-        for item in calls if isinstance(calls, list) else ():
-            self._add_call(_object(item))
+        for item in as_objects(calls):
+            self._add_call(item)
 
     def _add_call(self, item: JsonObject) -> None:
-        index, function = item.get("index"), _object(item.get("function"))
+        index, function = item.get("index"), as_object(item.get("function"))
         if not isinstance(index, int):
             # Some servers do not number their calls: one that has a name begins, any other piece continues.
             last = max(self._calls, default=-1)
-            index = last + 1 if _text(function.get("name")) else max(last, 0)
+            index = last + 1 if as_text(function.get("name")) else max(last, 0)
         call = self._calls.setdefault(index, _Call())
-        call.call_id = _text(item.get("id")) or call.call_id
-        call.tool = _text(function.get("name")) or call.tool
-        call.arguments.append(_text(function.get("arguments")))
+        call.call_id = as_text(item.get("id")) or call.call_id
+        call.tool = as_text(function.get("name")) or call.tool
+        call.arguments.append(as_text(function.get("arguments")))
 
     def _add_usage(self, usage: JsonValue) -> None:
         """Usage may come in parts and more than once: what is not zero replaces what was there."""
-        report = _object(usage)
+        report = as_object(usage)
         counts = {
             "input": report.get("prompt_tokens"),
             "output": report.get("completion_tokens"),
-            "cached": _object(report.get("prompt_tokens_details")).get("cached_tokens"),
-            "reasoning": _object(report.get("completion_tokens_details")).get("reasoning_tokens"),
+            "cached": as_object(report.get("prompt_tokens_details")).get("cached_tokens"),
+            "reasoning": as_object(report.get("completion_tokens_details")).get("reasoning_tokens"),
         }
-        self._usage |= {name: count for name, count in counts.items() if isinstance(count, int) and count > 0}
+        self._usage |= positive_counts(counts)
 
     def _token_usage(self) -> TokenUsage:
         get = self._usage.get
@@ -144,15 +126,3 @@ class ChatCompletion:
             return FINISH_REASONS.get(self._finish, TerminalReason.PROVIDER_ERROR)
         called = any(isinstance(part, ToolCallPart) for part in parts)
         return TerminalReason.TOOL_USE if called else TerminalReason.STOP
-
-
-def _object(value: JsonValue) -> JsonObject:
-    return value if isinstance(value, dict) else {}
-
-
-def _first_object(value: JsonValue) -> JsonObject:
-    return _object(value[0]) if isinstance(value, list) and value else {}
-
-
-def _text(value: JsonValue) -> str:
-    return value if isinstance(value, str) else ""

@@ -80,7 +80,7 @@ class Dialect(Protocol):
         """The request as ASCII JSON, the same for the same call. ProviderFailure for what cannot be sent."""
         ...
 
-    def completion(self, stream: ModelStream) -> Completion: ...
+    def completion(self, stream: ModelStream, host: str) -> Completion: ...
 
 
 class HttpProvider:
@@ -144,7 +144,7 @@ class HttpProvider:
         content_type = answer.headers.get("content-type", "").lower()
         if "html" in content_type:
             raise reading.unreadable("the server sent a web page", _error_body(answer))
-        completion = self._dialect.completion(shown)
+        completion = self._dialect.completion(shown, self._url.host)
         if "json" in content_type:
             body = answer.body()
             chunk = reading.chunk(body)

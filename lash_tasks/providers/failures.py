@@ -38,10 +38,12 @@ _CONTEXT_OVERFLOW = re.compile(
     r"|prompt is too long|input is too long|too many (input )?tokens|reduce the length of"
 )
 _RATE = re.compile(r"rate[ _-]?limit|too many requests|per[ _-]?(second|sec|minute|min|hour)\b|\b[rt]pm\b|retry in \d")
-_HARD_QUOTA = re.compile(r"insufficient_quota|usage_limit_reached|usage_not_included")
+_HARD_QUOTA = re.compile(
+    r"insufficient_quota|usage_limit_reached|usage_not_included|billing_error|credit balance is too low"
+)
 _QUOTA = re.compile(r"quota")
 _CONTENT_FILTER = re.compile(r"content_filter|prohibited_content|\bsafety\b|(?<!case-)(?<!case )\bsensitive\b")
-_MODEL_UNKNOWN = re.compile(r"model_not_found|unsupported model|does not exist")
+_MODEL_UNKNOWN = re.compile(r"model_not_found|unsupported model|does not exist|not_found_error.*\bmodel:")
 _LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[A-Za-z0-9_*.-]{4,}")
 
 

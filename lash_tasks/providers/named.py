@@ -66,7 +66,12 @@ class OpenAI(_Endpoint):
     """A server that speaks OpenAI's Chat Completions: `base_url` is what stands before `/chat/completions`."""
 
 
-Endpoint = OpenAI
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anthropic(_Endpoint):
+    """A server that speaks Anthropic's Messages: `base_url` is what stands before `/v1/messages`."""
+
+
+Endpoint = OpenAI | Anthropic
 NamedProvider = Provider | Endpoint
 
 

@@ -23,5 +23,5 @@ class ChatCompletions:
     def body(self, call: ModelCall, host: str) -> bytes:
         return request_body(call, host)
 
-    def completion(self, stream: ModelStream) -> ChatCompletion:
+    def completion(self, stream: ModelStream, host: str) -> ChatCompletion:
         return ChatCompletion(stream)

@@ -14,10 +14,11 @@ from pydantic import SecretStr
 from lash_tasks.clock import Clock
 from lash_tasks.domain.models import Limits
 from lash_tasks.ports import Provider, ProviderFailure
+from lash_tasks.providers.anthropic import Messages
 from lash_tasks.providers.api_keys import KeySource
 from lash_tasks.providers.endpoint import Dialect, HttpProvider
 from lash_tasks.providers.http import HttpClients
-from lash_tasks.providers.named import Endpoint, NamedProvider, OpenAI
+from lash_tasks.providers.named import Anthropic, Endpoint, NamedProvider, OpenAI
 from lash_tasks.providers.openai import ChatCompletions
 from lash_tasks.providers.retrying import RetryPolicy
 from lash_tasks.providers.scripted import ScriptedProvider
@@ -62,7 +63,8 @@ def open_providers(
 
     A missing key is reported by the call that needs it, not here.
     """
-    named: dict[str, NamedProvider] = {"openai": OpenAI(), "scripted": ScriptedProvider(), **(more or {})}
+    named: dict[str, NamedProvider] = {"anthropic": Anthropic(), "openai": OpenAI(), "scripted": ScriptedProvider()}
+    named.update(more or {})
     opening = _Opening(settings, clock)
     running = {name: opening.open(name, one) if isinstance(one, Endpoint) else one for name, one in named.items()}
     limits = {name: one.limits for name, one in named.items() if isinstance(one, Endpoint) and one.limits is not None}
@@ -120,6 +122,14 @@ def _vendor(endpoint: Endpoint, settings: Settings) -> _Vendor:
                 "OPENAI_BASE_URL",
                 settings.openai_api_key,
                 "OPENAI_API_KEY",
+            )
+        case Anthropic():
+            return _Vendor(
+                Messages(),
+                settings.anthropic_base_url,
+                "ANTHROPIC_BASE_URL",
+                settings.anthropic_api_key,
+                "ANTHROPIC_API_KEY",
             )
         case _ as never:
             assert_never(never)

@@ -11,5 +11,5 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 
 def test_the_page_names_exactly_the_variables_that_are_read() -> None:
-    named = re.findall(r"`((?:LASH|OPENAI)_[A-Z_]+)`", PAGE.read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:LASH|OPENAI|ANTHROPIC)_[A-Z_]+)`", PAGE.read_text(encoding="utf-8"))
     assert set(named) == set(VARIABLES.values())

@@ -18,7 +18,7 @@ from tests.services import wait_until
 
 def test_an_unknown_provider_names_the_known_ones() -> None:
     providers = open_providers(Settings(), FakeClock())
-    with pytest.raises(ProviderFailure, match="no provider 'vllm'; known providers: openai, scripted") as caught:
+    with pytest.raises(ProviderFailure, match="known providers: anthropic, openai, scripted") as caught:
         providers.get("vllm")
     assert caught.value.code == "unknown_provider"
     providers.close()
