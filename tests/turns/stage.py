@@ -20,6 +20,7 @@ from lash_tasks.domain.messages import Message, TextPart, unanswered_calls
 from lash_tasks.domain.queue import BatchDraft, BatchState
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.ports import Provider
+from lash_tasks.providers.named import NamedProvider
 from lash_tasks.providers.registry import ProviderRegistry
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, Ingress, SendRequest
@@ -127,6 +128,8 @@ class Stage:
     settings: Settings
     agents: list[Agent] = field(default_factory=lambda: [agent()])
     model: Provider = field(default_factory=Model)
+    providers: dict[str, NamedProvider] = field(default_factory=dict)
+    """Beside `test`, which is the model."""
     clock: Clock = field(default_factory=SystemClock)
     now_ms: Callable[[], int] | None = None
     """The database's clock, if it is not its own."""
@@ -155,7 +158,7 @@ class Stage:
         parts = open_worker(
             self.settings,
             agents={one.name: one for one in self.agents},
-            providers={"test": self.model},
+            providers={"test": self.model, **self.providers},
             deps=self.deps,
             doorbell=self.rings,
             queues=(),
