@@ -117,8 +117,14 @@ class Lash:
         self._celery = app
         signals.import_modules.connect(self._on_import_modules, sender=app, weak=False)
         install(app, self)
+        if app.loader.worker_initialized:  # this is one of the modules that Celery imports: the signal is over
+            self._register()
 
     def _on_import_modules(self, **_: Any) -> None:
+        self._register()
+        self._roster.agents()
+
+    def _register(self) -> None:
         with self._lock:
             if self._registered:
                 return
@@ -127,7 +133,6 @@ class Lash:
                 bring_beat_entries(self._celery, self._names)
             # By name, because the tasks stand above the application that they belong to.
             importlib.import_module("lash_tasks.tasks").register(self._celery, lambda: self.worker, self._names)
-            self._roster.agents()
             self._registered = True
 
     @property

@@ -96,6 +96,13 @@ def _visibility(app: Celery) -> Iterator[Finding]:
         yield from _unwise("task_acks_late", message, advice)
 
 
+def _key_prefix(app: Celery) -> Iterator[Finding]:
+    prefix = _transport_options(app).get("global_keyprefix")
+    if prefix and is_redis(_broker_url(app)):
+        message = f"{prefix!r}: Client() in other services rings without it, and its turns wait for the sweep"
+        yield from _unwise("global_keyprefix", message, "leave it out, or send through lash.client, which has it too")
+
+
 def _connection_loss(app: Celery) -> Iterator[Finding]:
     if app.conf.worker_cancel_long_running_tasks_on_connection_loss:
         message = "a short loss of the broker cancels what is acknowledged late, lash.send among it"
@@ -112,6 +119,7 @@ _LOOKS: tuple[Callable[[Celery], Iterator[Finding]], ...] = (
     _prefetching,
     _connections,
     _visibility,
+    _key_prefix,
     _connection_loss,
     _events,
 )

@@ -252,6 +252,16 @@ def test_a_table_of_queues_that_was_made_before(apps: list[celery.Celery]) -> No
     assert consumed(app) == {"celery"} | OURS
 
 
+def test_a_lash_that_is_made_while_celery_imports_its_modules(apps: list[celery.Celery]) -> None:
+    """As in a `tasks` module: the signal that it otherwise waits for is over by then."""
+    app = an_app(apps)
+    app.loader.init_worker()
+    Lash([SUPPORT], celery=app, settings=SETTINGS)
+
+    assert consumed(app) == {"celery"} | OURS
+    assert "lash.run_session" in app.tasks
+
+
 def test_in_a_namespace(apps: list[celery.Celery]) -> None:
     app = an_app(apps)
     Lash([SUPPORT], celery=app, settings=SETTINGS.model_copy(update={"namespace": "eu"}))

@@ -48,7 +48,7 @@ def shop(tmp_path: Path, postgres_url: str, redis_url: str) -> Shop:
 
 
 def test_an_app_with_celerys_defaults_is_told_of_each_unwise_one(shop: Shop) -> None:
-    found = shop.doctor({"task_acks_late": True})
+    found = shop.doctor({"task_acks_late": True, "broker_transport_options": {"global_keyprefix": "shop"}})
 
     assert found.pop("application")["message"] == "agents: support"
     assert set(found) == {
@@ -57,6 +57,7 @@ def test_an_app_with_celerys_defaults_is_told_of_each_unwise_one(shop: Shop) -> 
         "celery: broker_transport_options",
         "celery: unacked_restore_throttle",
         "celery: task_acks_late",
+        "celery: global_keyprefix",
         "celery: worker_send_task_events",
     }
     assert {one["health"] for one in found.values()} == {"warning"}
