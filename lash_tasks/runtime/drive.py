@@ -84,8 +84,9 @@ class Drive:
             return _mismatch(effect.envelope, recorded) or _replayed(effect, recorded)
         if isinstance(effect, TakeCheckpoint):
             return self._checkpoint(effect)
-        # An answer that is there is checked whatever else is wanted of the turn: it may be its end (effects §17, W-33).
-        halted = None if isinstance(effect, CheckOutput) else self._must_halt()
+        # An answer that is there is judged whatever else is wanted of the turn: it may be its end (effects §17, W-33).
+        judges = isinstance(effect, CheckOutput) and self.performer.can_judge
+        halted = self._exhausted() if judges else self._must_halt()
         if halted is not None:
             return halted
         self.services.reached(CrashPoint.BEFORE_EFFECT)
@@ -184,11 +185,16 @@ class Drive:
             raise Interrupted(reason)
         if self.worker.draining:
             raise Interrupted(InterruptReason.DRAINING)
-        if self.attempt > MAX_ATTEMPTS:
-            return _halted(ErrorCode.ATTEMPTS_EXHAUSTED, f"{MAX_ATTEMPTS} attempts ended without progress")
+        if (exhausted := self._exhausted()) is not None:
+            return exhausted
         if self.performer.seconds_left() <= 0:
             return _halted(ErrorCode.TURN_TIME_EXCEEDED, "the turn took longer than the agent's max_turn_seconds")
         return None
+
+    def _exhausted(self) -> TurnHalted | None:
+        if self.attempt <= MAX_ATTEMPTS:
+            return None
+        return _halted(ErrorCode.ATTEMPTS_EXHAUSTED, f"{MAX_ATTEMPTS} attempts ended without progress")
 
 
 def _replayed(effect: RenderInstructions | CallModel | CheckOutput | TakeCheckpoint, recorded: RecordedEffect) -> Reply:

@@ -36,7 +36,6 @@ from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Doing, Engagement
 from lash_tasks.stores.protocols import CheckpointRefused, CheckpointRequest, CheckpointTaken, OpenedTurn
-from lash_tasks.tools.output import ANY_JSON
 
 log = logging.getLogger(__name__)
 
@@ -171,10 +170,17 @@ class EffectPerformer:
 
     # ------------------------------------------------------------ the answer
 
+    @property
+    def can_judge(self) -> bool:
+        """Whether this worker has code for answers of the turn. One that opened it to cancel it need not."""
+        agent = self._services.agents.get(self._opened.intent.agent)
+        return agent is not None and agent.snapshot().output_schema is not None
+
     def check_output(self, effect: CheckOutput) -> OutputChecked:
         """The verdict of the application's output type. Recorded, because another version of it may judge otherwise."""
-        agent = self._services.agents.get(self._opened.intent.agent)  # none: a cancel that any worker may heed
-        checked = ANY_JSON.check(effect.text) if agent is None else agent.check_output(effect.text)
+        agent = self._services.agents[self._opened.intent.agent]
+        with self._doing(Doing.OUTPUT, max(0.0, self.seconds_left())):
+            checked = agent.check_output(effect.text)
         self._services.reached(CrashPoint.AFTER_PERFORM)
         self._record(effect, encode(OutputChecked, checked))
         return checked

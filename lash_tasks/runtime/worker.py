@@ -22,6 +22,8 @@ class Doing(StrEnum):
     MODEL_CALL = "model_call"
     WAITING = "waiting"
     """For a provider's limits."""
+    OUTPUT = "output"
+    """The application's code looks at an answer."""
     TOOLS = "tools"
     COMMIT = "commit"
 

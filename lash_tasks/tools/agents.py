@@ -14,7 +14,7 @@ from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.machine.effects import OutputChecked
 from lash_tasks.tools.definition import Tool
-from lash_tasks.tools.output import ANY_JSON, OutputType, read_output_type
+from lash_tasks.tools.output import OutputType, read_output_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,10 @@ class Agent:
         return scrubbed
 
     def check_output(self, text: str) -> OutputChecked:
-        """Whether an answer fits the output type. An agent that has none any more takes every JSON value."""
-        return (self._output or ANY_JSON).check(text)
+        """Whether an answer fits the output type, which there must be."""
+        if self._output is None:
+            raise ConfigurationError(f"agent {self.name!r}: it has no output_type to judge an answer by")
+        return self._output.check(text)
 
     def tool(self, name: str) -> Tool[..., object] | None:
         return next((tool for tool in self.tools if tool.name == name), None)

@@ -48,10 +48,6 @@ def read_output_type(label: str, annotation: JsonValue) -> OutputType:
     return OutputType(value_schema(label, annotation), TypeAdapter(annotation))
 
 
-ANY_JSON = OutputType({}, TypeAdapter(JsonValue))
-"""For a turn that was begun when its agent had an output type which it has no more."""
-
-
 def _words(error: ValidationError) -> str:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [f"{'.'.join(('$', *map(str, one['loc'])))}: {one['msg']}" for one in found[:MAX_PROBLEMS]]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import AfterValidator, BaseModel, field_validator
 from typing_extensions import TypedDict
 
 from lash_tasks import tool
+from lash_tasks.clock import FakeClock
 from lash_tasks.domain.turns import StopKind, stopped
 from lash_tasks.errors import ErrorCode
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
@@ -18,7 +19,7 @@ from lash_tasks.providers.scripted import last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.stores.sql import tables
 from tests.turns.models import Model, calls, says, script
-from tests.turns.stage import Death, Stage, agent
+from tests.turns.stage import Death, SimulatedDeath, Stage, agent
 
 
 class Order(BaseModel):
@@ -131,3 +132,36 @@ def test_input_that_joins_is_answered_in_type_as_well(stage: Stage) -> None:
         "more",
         "2",
     ]
+
+
+def test_an_answer_that_kills_whoever_looks_at_it_is_given_up(stage: Stage) -> None:
+    def deadly(value: int) -> int:
+        raise SimulatedDeath
+
+    stage.agents = [agent(output_type=Annotated[int, AfterValidator(deadly)])]
+    stage.model = Model(lambda request: says("1"))
+    stage.send("go")
+    stage.run_all()
+    turn = stage.last()
+    assert turn.outcome == stopped(StopKind.RUNTIME_ERROR)
+    assert [issue.code for issue in turn.errors] == [ErrorCode.ATTEMPTS_EXHAUSTED]
+    assert len(stage.model.requests) == 1
+
+
+def test_an_answer_that_is_there_is_judged_also_when_the_time_is_up(stage: Stage) -> None:
+    clock = FakeClock()
+    stage.clock, stage.agents = clock, [agent(output_type=int, max_turn_seconds=60)]
+    stage.model = Model(lambda request: says("1"), before=lambda *_: clock.advance(61))
+    assert stage.answer("go").output == 1
+
+
+def test_a_worker_without_the_code_cancels_a_turn_whose_answer_it_cannot_judge(stage: Stage) -> None:
+    stage.agents = [agent(output_type=int)]
+    stage.model = Model(lambda request: says("1"))
+    stage.send("go")
+    answered = lambda: any(":llm_call:" in row["replay_key"] for row in stage.rows(tables.effects))  # noqa: E731
+    assert stage.run(Death(CrashPoint.AFTER_RECORD, when=answered)) is None
+    stage.cancel()
+    stage.agents = [agent()]
+    stage.run_all()
+    assert stage.last().outcome == stopped(StopKind.CANCELLED)
