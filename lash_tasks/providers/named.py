@@ -37,8 +37,8 @@ ApiKey = str | EnvironmentVariable | Callable[[TurnContext], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Endpoint:
-    """A model server. Checked when it is made: ConfigurationError names the field.
+class Endpoint:
+    """A model server, of either vendor's kind. Checked when it is made: ConfigurationError names the field.
 
     `api_key` is the key, `env("NAME")`, or a function of the turn that is called for each model call and whose answer
     is used once and kept nowhere; None sends no key. Without `base_url` it is the vendor's own server, as the
@@ -62,16 +62,15 @@ class _Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAI(_Endpoint):
+class OpenAI(Endpoint):
     """A server that speaks OpenAI's Chat Completions: `base_url` is what stands before `/chat/completions`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anthropic(_Endpoint):
+class Anthropic(Endpoint):
     """A server that speaks Anthropic's Messages: `base_url` is what stands before `/v1/messages`."""
 
 
-Endpoint = OpenAI | Anthropic
 NamedProvider = Provider | Endpoint
 
 
@@ -83,7 +82,7 @@ def checked_providers(providers: Mapping[str, NamedProvider]) -> dict[str, Named
                 f"providers: {name!r} must be a plain name of letters, digits, '-', '_' and '.', at most 64 of them"
             )
         answers = callable(getattr(provider, "complete", None)) and callable(getattr(provider, "close", None))
-        if isinstance(provider, type) or not (isinstance(provider, Endpoint) or answers):
+        if isinstance(provider, type) or not (isinstance(provider, OpenAI | Anthropic) or answers):
             raise ConfigurationError(
                 f"providers: {name!r} must be OpenAI(...), Anthropic(...) or an object with complete and close"
             )

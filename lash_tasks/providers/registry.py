@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from random import random  # noqa: TID251 this is where it is injected
-from typing import assert_never
 
 import httpx
 from pydantic import SecretStr
 
 from lash_tasks.clock import Clock
 from lash_tasks.domain.models import Limits
+from lash_tasks.errors import ConfigurationError
 from lash_tasks.ports import Provider, ProviderFailure
 from lash_tasks.providers.anthropic import Messages
 from lash_tasks.providers.api_keys import KeySource
@@ -131,5 +131,5 @@ def _vendor(endpoint: Endpoint, settings: Settings) -> _Vendor:
                 settings.anthropic_api_key,
                 "ANTHROPIC_API_KEY",
             )
-        case _ as never:
-            assert_never(never)
+        case _:
+            raise ConfigurationError(f"{type(endpoint).__name__}: use OpenAI(...) or Anthropic(...)")

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from lash_tasks import ModelOptions
 from lash_tasks.clock import FakeClock
 from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.ids import BlobRef, CallId
@@ -89,6 +90,35 @@ def test_reasoning_is_dropped_and_an_empty_message_with_it() -> None:
     assert sent(answered(ReasoningPart("hm"), TextPart("yes")), answered(ReasoningPart("hm")), said(TextPart(""))) == [
         {"role": "assistant", "content": "yes"}
     ]
+
+
+def test_an_id_that_is_too_long_for_the_server_is_sent_as_another_with_its_result() -> None:
+    """Those of Anthropic, and our own, may have 64 characters; OpenAI takes 40."""
+    long, other = CallId("x" * 64), CallId("functions.lookup:0")
+    messages = sent(
+        answered(ToolCallPart(long, "lookup", "{}"), ToolCallPart(other, "lookup", "{}")),
+        said(ToolResultPart(long, "lookup", "a"), ToolResultPart(other, "lookup", "b")),
+    )
+    ids = [call["id"] for call in messages[0]["tool_calls"]]
+    assert ids == [message["tool_call_id"] for message in messages[1:]]
+    assert (len(ids[0]), ids[1]) == (29, other)
+
+
+@pytest.mark.parametrize(
+    ("host", "field"),
+    [
+        ("api.openai.com", "max_completion_tokens"),
+        ("eu.api.openai.com", "max_completion_tokens"),
+        ("mine.openai.azure.com", "max_completion_tokens"),
+        ("127.0.0.1", "max_tokens"),
+        ("notopenai.com", "max_tokens"),
+    ],
+)
+def test_the_limit_of_the_output_goes_by_the_name_that_the_server_knows(host: str, field: str) -> None:
+    options = ModelOptions(max_output_tokens=7, reasoning_effort="low")
+    body = json.loads(request_body(call_of(options=options), host))
+    assert (body[field], body["reasoning_effort"]) == (7, "low")
+    assert len({"max_tokens", "max_completion_tokens"} & body.keys()) == 1
 
 
 def test_an_image_is_sent_as_a_data_url_in_its_place() -> None:

@@ -10,6 +10,8 @@ from pydantic import SecretStr
 from lash_tasks import ModelOptions, OpenAI, ToolContext, TurnContext, tool
 from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.turns import StopKind, stopped
+from lash_tasks.errors import ConfigurationError, LashError, NotFound, StoreUnavailable
+from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.providers.named import Anthropic
 from lash_tasks.stores.sql import tables
 from tests import messages_endpoint as messages
@@ -109,6 +111,32 @@ def test_an_attachment_that_is_gone_is_a_recorded_failure(stage: Stage, model: s
     turn = stage.last()
     assert [issue.code for issue in turn.errors] == ["attachment_resolution_failed"]
     assert (turn.outcome, turn.attempt) == (stopped(StopKind.PROVIDER_ERROR), 1)
+
+
+@pytest.mark.parametrize("error", [NotFound("order", "12"), ConfigurationError("no such thing")])
+def test_an_error_of_ours_inside_a_provider_is_its_failure_and_no_crash(stage: Stage, error: LashError) -> None:
+    def fail(_call: ModelCall, _interrupt: Interrupt) -> None:
+        raise error
+
+    stage.model = Model(before=fail)
+    turn = stage.answer("hello")
+    assert ([issue.code for issue in turn.errors], turn.attempt) == (["provider_raised"], 1)
+
+
+def test_a_store_that_is_gone_while_an_attachment_is_read_lets_the_turn_be_tried_again(stage: Stage) -> None:
+    failures = [StoreUnavailable("the database cannot be reached")]
+
+    def fail(_call: ModelCall, _interrupt: Interrupt) -> None:
+        if failures:
+            raise failures.pop()
+
+    stage.model = Model(before=fail)
+    stage.send("hello")
+    with pytest.raises(StoreUnavailable):
+        stage.run()
+    stage.run_all()
+    turn = stage.last()
+    assert (turn.ok, turn.errors) == (True, ())
 
 
 def test_the_time_of_a_model_call_is_that_of_the_options(stage: Stage) -> None:

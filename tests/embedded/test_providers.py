@@ -1,0 +1,40 @@
+"""An embedded application with model servers of its own, by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from lash_tasks import Agent, Anthropic, Lash, ModelOptions, OpenAI, Settings, env, tool
+from tests import messages_endpoint as messages
+from tests.endpoint import ModelEndpoint
+
+PATIENCE = 20.0
+
+
+@tool
+def lookup(text: str) -> str:
+    """Look something up."""
+    return f"found {text}"
+
+
+def test_agents_ask_the_servers_that_the_application_names(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_KEY", "key-of-vllm")
+    options = ModelOptions(temperature=0.2)
+    with ModelEndpoint() as chat, ModelEndpoint(messages.strict(messages.converse)) as claude:
+        gateway = messages.base_url(claude)
+        providers = {
+            "vllm": OpenAI(base_url=chat.base_url, api_key=env("VLLM_KEY")),
+            "gateway": Anthropic(base_url=gateway, api_key=lambda turn: f"key-of-{turn.context['user']}"),
+        }
+        agents = [
+            Agent("one", "vllm:small", tools=[lookup], options=options),
+            Agent("two", "gateway:claude-sonnet-5", tools=[lookup], options=options),
+        ]
+        with Lash(agents, providers=providers, embedded=True, settings=Settings(database_url=sqlite_url)) as lash:
+            for agent in agents:
+                receipt = lash.client.send(agent.name, "order 12", agent=agent.name, context={"user": "kim"})
+                turn = receipt.result(timeout=PATIENCE)
+                assert (turn.text, turn.errors) == ("answer: order 12", ())
+        assert [request.headers["authorization"] for request in chat.requests] == ["Bearer key-of-vllm"] * 2
+        assert [request.headers["x-api-key"] for request in claude.requests] == ["key-of-kim"] * 2
+        assert {request.body["temperature"] for request in chat.requests + claude.requests} == {0.2}
