@@ -3,8 +3,8 @@
 `python -m lash_tasks.bench.driver` reads jobs, lines of JSON, until its input ends, and answers in lines of JSON:
 
 * `load`: a closed loop. Every session has one input outstanding and gets the next as soon as its turn is committed,
-  which one statement for all sessions asks every 25 ms; several threads send. It says again and again how many turns
-  are committed; at the next line it stops sending and says how often it asked.
+  which one statement for all sessions asks every 25 ms; four clients with four threads each send. It says again and
+  again how many turns are committed; at the next line it stops sending and says how often it asked.
 * `one_by_one`: every line up to `null` names sessions; each gets one input, the next as soon as the one before has its
   answer. It answers with the beginning and the end of every turn by the monotonic clock: from the call of `send` to the
   return of `receipt.result()`, which a commit wakes through Redis.
@@ -17,6 +17,7 @@ import queue
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -26,7 +27,9 @@ from lash_tasks.client import Client
 from lash_tasks.clock import SystemClock
 from lash_tasks.settings import Settings
 
+CLIENTS = 4
 SENDERS = 4
+"""Threads of each client. A client rings one doorbell at a time, so one client would not keep the workers busy."""
 POLL_SECONDS = 0.025
 REPORT_SECONDS = 0.25
 RESULT_SECONDS = 60.0
@@ -39,9 +42,9 @@ class Load:
     """A closed loop over some sessions."""
 
     def __init__(
-        self, client: Client, connection: psycopg.Connection[Any], agent: str, sessions: Sequence[str]
+        self, clients: Sequence[Client], connection: psycopg.Connection[Any], agent: str, sessions: Sequence[str]
     ) -> None:
-        self._client = client
+        self._clients = clients
         self._connection = connection
         self._agent = agent
         self._sessions = list(sessions)
@@ -52,7 +55,9 @@ class Load:
 
     def run(self) -> dict[str, float]:
         """Send until the next line of input, or its end."""
-        senders = [threading.Thread(target=self._send) for _ in range(SENDERS)]
+        senders = [
+            threading.Thread(target=self._send, args=(client,)) for client in self._clients for _ in range(SENDERS)
+        ]
         before = self._committed()
         answered = dict.fromkeys(self._sessions, 0) | before
         start = sum(answered.values())
@@ -81,10 +86,10 @@ class Load:
         self._polls += 1
         return dict(self._connection.execute(COMMITTED, (self._sessions,)).fetchall())
 
-    def _send(self) -> None:
+    def _send(self, client: Client) -> None:
         while (session := self._due.get()) is not None:
             try:
-                self._client.send(session, workload.USER_TEXT, agent=self._agent)
+                client.send(session, workload.USER_TEXT, agent=self._agent)
             except Exception as error:
                 self._failure = error
                 self._stop.set()
@@ -124,12 +129,14 @@ def say(message: object) -> None:
 def main() -> None:
     settings = Settings.from_environment()
     url = settings.require_database_url().replace("postgresql+psycopg://", "postgresql://", 1)
-    with Client(settings) as client, psycopg.connect(url, autocommit=True) as connection:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(settings)) for _ in range(CLIENTS)]
+        connection = stack.enter_context(psycopg.connect(url, autocommit=True))
         while (job := hear()) is not None:
             if job.pop("kind") == "load":
-                say(Load(client, connection, **job).run())
+                say(Load(clients, connection, **job).run())
             else:
-                one_by_one(client, **job)
+                one_by_one(clients[0], **job)
 
 
 if __name__ == "__main__":
