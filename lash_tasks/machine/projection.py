@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import canonical, parse_object
@@ -23,14 +25,31 @@ _NOT_IN_A_TOOL_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _PREFIX = {Role.SYSTEM: "Runtime note:\n", Role.EVENT: "Runtime event:\n"}
 
 
-def project(agent: AgentSnapshot, instructions: str, messages: tuple[Message, ...]) -> ModelRequest:
-    """The request for the next model call. Notes of the runtime ride on user messages; empty ones are left out."""
-    projected = tuple(
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Messages as models see them. It grows without looking at its beginning again: histories are long."""
+
+    messages: tuple[ModelMessage, ...] = ()
+
+    def grown(self, messages: Sequence[Message]) -> Self:
+        """With more behind it. Notes of the runtime ride on user messages; empty ones are left out."""
+        return replace(self, messages=(*self.messages, *_projected(messages)))
+
+
+NOTHING_SAID = Transcript()
+
+
+def project(agent: AgentSnapshot, instructions: str, transcript: Transcript) -> ModelRequest:
+    """The request for the next model call."""
+    return ModelRequest(_system(agent, instructions), transcript.messages, agent.tools, agent.options)
+
+
+def _projected(messages: Sequence[Message]) -> tuple[ModelMessage, ...]:
+    return tuple(
         ModelMessage(Role.ASSISTANT if message.role is Role.ASSISTANT else Role.USER, parts)
         for message in messages
         if (parts := tuple(part for raw in message.parts if (part := _project_part(message.role, raw)) is not None))
     )
-    return ModelRequest(_system(agent, instructions), projected, agent.tools, agent.options)
 
 
 def _system(agent: AgentSnapshot, instructions: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
@@ -20,6 +20,9 @@ class ModelMessage:
 
     role: Role
     parts: tuple[Part, ...]
+    wire: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    """How providers have written this message, by their dialect: a memo that saves a long history from being written
+    anew at every call."""
 
 
 @dataclass(frozen=True, slots=True)

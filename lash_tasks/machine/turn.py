@@ -76,7 +76,7 @@ from lash_tasks.machine.effects import (
     ToolsReturned,
     TurnHalted,
 )
-from lash_tasks.machine.projection import project
+from lash_tasks.machine.projection import Transcript, project
 from lash_tasks.machine.requests import ModelError, ModelResponse, TerminalReason
 
 MACHINE_VERSION = 1
@@ -92,8 +92,8 @@ class Turn:
 
     intent: TurnIntent
     agent: AgentSnapshot
-    history: tuple[Message, ...]
-    """The transcript before this turn."""
+    history: Transcript
+    """What was said before this turn."""
     instructions: str = ""
     added: tuple[Message, ...] = ()
     """What this turn adds to the transcript."""
@@ -119,10 +119,10 @@ class Turn:
 Step = tuple[Turn, Effect]
 
 
-def begin(intent: TurnIntent, agent: AgentSnapshot, history: Sequence[Message], inputs: Sequence[QueuedInput]) -> Step:
+def begin(intent: TurnIntent, agent: AgentSnapshot, history: Transcript, inputs: Sequence[QueuedInput]) -> Step:
     """The turn with its inputs in the transcript, and its first order."""
     ids = [message_id(intent.turn_index, ordinal) for ordinal in range(len(inputs))]
-    turn = Turn(intent=intent, agent=agent, history=tuple(history), added=user_messages(inputs, ids))
+    turn = Turn(intent=intent, agent=agent, history=history, added=user_messages(inputs, ids))
     if agent.instructions is not None:
         return _call_model(replace(turn, instructions=agent.instructions))
     effect_id, key = _next_key(turn, EffectKind.SYNC_EXECUTION_ENVIRONMENT)
@@ -329,7 +329,7 @@ def _call_model(turn: Turn, *, sync: bool = True, instead_of: str | None = None)
     if sync:
         turn = replace(turn, next_effect_id=turn.next_effect_id + 1)
     effect_id, key = _next_key(turn, EffectKind.LLM_CALL)
-    request = project(turn.agent, turn.instructions, (*turn.history, *turn.added))
+    request = project(turn.agent, turn.instructions, turn.history.grown(turn.added))
     model = turn.agent.models[turn.models_failed]
     # History before the turn is fixed by the base revision, so the envelope stays small whatever its length.
     envelope = Envelope(

@@ -14,6 +14,7 @@ from lash_tasks.providers.call_ids import CallIds
 from lash_tasks.providers.failures import valid_unicode
 from lash_tasks.providers.outgoing import LoadBlob, arguments_object, encoded, image_data
 
+DIALECT = "chat_completions"
 _CALL_ID = re.compile(r".{1,40}")
 """What OpenAI itself takes. Which characters, nobody says, and some servers want their own ids back as they were."""
 
@@ -22,7 +23,6 @@ def request_body(call: ModelCall, host: str = "") -> bytes:
     """The request to `host` as ASCII JSON. ProviderFailure `unsupported_image_format` for an image of another type."""
     body: JsonObject = {
         "model": call.model,
-        "messages": list(_messages(call.request, call.load_blob)),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -41,7 +41,8 @@ def request_body(call: ModelCall, host: str = "") -> bytes:
         body["tool_choice"] = "auto"
         body["parallel_tool_calls"] = True
     _add_options(body, call.request.options or DEFAULT_OPTIONS, host)
-    return encoded(body)
+    messages = b",".join(_messages(call.request, call.load_blob))
+    return b'%s,"messages":[%s]}' % (encoded(body).removesuffix(b"}"), messages)
 
 
 def _add_options(body: JsonObject, options: ModelOptions, host: str) -> None:
@@ -56,15 +57,25 @@ def _add_options(body: JsonObject, options: ModelOptions, host: str) -> None:
     body.update(options.extra or {})
 
 
-def _messages(request: ModelRequest, load_blob: LoadBlob) -> Iterator[JsonObject]:
+def _messages(request: ModelRequest, load_blob: LoadBlob) -> Iterator[bytes]:
     if request.system.strip():
-        yield {"role": "system", "content": valid_unicode(request.system)}
-    ids = CallIds(_CALL_ID, unique=False)
+        yield encoded({"role": "system", "content": valid_unicode(request.system)})
     for message in request.messages:
-        if message.role is Role.ASSISTANT:
-            yield from _assistant(message, ids)
-        else:
-            yield from _user(message, ids, load_blob)
+        written = message.wire.get(DIALECT)
+        if written is None:
+            written = _written(message, load_blob)
+        if written:
+            yield written
+
+
+def _written(message: ModelMessage, load_blob: LoadBlob) -> bytes:
+    """A message as what it is on the wire: none, one or several."""
+    ids = CallIds(_CALL_ID, unique=False)  # so a call's id hangs on nothing but itself, whatever was said before
+    shown = _assistant(message, ids) if message.role is Role.ASSISTANT else _user(message, ids, load_blob)
+    written = b",".join(map(encoded, shown))
+    if not any(isinstance(part, ImagePart) for part in message.parts):  # images are large, and lie in the blob store
+        message.wire[DIALECT] = written
+    return written
 
 
 def _assistant(message: ModelMessage, ids: CallIds) -> Iterator[JsonObject]:

@@ -36,14 +36,15 @@ class Repertoire:
         """Snapshots that were looked at and that this worker has no code for."""
         return self._foreign
 
-    def request(self, session_id: SessionId, worker: WorkerId) -> OpenRequest:
-        """What this worker asks for when it opens a session."""
+    def request(self, session_id: SessionId, worker: WorkerId, known_revision: int = 0) -> OpenRequest:
+        """What this worker asks for when it opens a session whose history it knows up to `known_revision`."""
         return OpenRequest(
             session_id=session_id,
             worker=worker,
             agents=self.refs,
             machine_version=MACHINE_VERSION,
             refs=self._served,
+            known_revision=known_revision,
         )
 
     def has_code_for(self, pinned: Pinned) -> bool:

@@ -29,6 +29,7 @@ from lash_tasks.domain.turns import (
 )
 from lash_tasks.errors import CommitConflict, ErrorCode, LeaseStoreUnavailable, StoreUnavailable
 from lash_tasks.machine.assembly import TurnResult, assemble
+from lash_tasks.machine.projection import NOTHING_SAID
 from lash_tasks.machine.turn import Turn, begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -39,6 +40,7 @@ from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
 from lash_tasks.runtime.repertoire import Repertoire
 from lash_tasks.runtime.services import RuntimeServices
+from lash_tasks.runtime.warm_sessions import COLD, WarmSession, WarmSessions
 from lash_tasks.runtime.worker import Doing, Engagement, Worker
 from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, OpenedTurn, Released, TurnCommit
 
@@ -91,6 +93,7 @@ class SessionRunner:
         self._worker = worker
         self._writer = JournalWriter(services.turns)
         self._repertoire = repertoire
+        self._warm = WarmSessions()
 
     def run(self, session_id: SessionId) -> RunVerdict:
         """Run the session's next turn, and for a while those behind it. Raises what went wrong, after letting go."""
@@ -143,8 +146,14 @@ class SessionRunner:
 
     def _open_and_run(self, engagement: Engagement) -> RunVerdict:
         session_id = engagement.session_id
-        opened = self._open(session_id)
+        known = self._warm.take(session_id)
+        opened = self._open(session_id, known)
+        if isinstance(opened, OpenedTurn) and opened.intent.base_revision < known.revision:
+            # Somebody has set the database back, so what is known here never happened.
+            known = COLD
+            opened = self._open(session_id, known)
         if isinstance(opened, NotOpened):
+            self._warm.keep(session_id, known)
             return RunVerdict.BUSY if opened is NotOpened.HOLDER_LIVES else RunVerdict.NOTHING
         engagement.fence = opened.fence
         engagement.turn_id = opened.intent.turn_id  # last: from here on the keeper and the beat count on the fence
@@ -152,7 +161,8 @@ class SessionRunner:
         extra = {"session_id": session_id, "turn_id": opened.intent.turn_id, "attempt": opened.attempt}
         log.info("turn resumed" if opened.resumed else "turn started", extra=extra)
         try:
-            return self._run_opened(opened, engagement)
+            before = known.grown([stored.node for stored in opened.history], opened.intent.base_revision)
+            return self._run_opened(opened, before, engagement)
         except Interrupted as interrupted:
             if interrupted.reason is InterruptReason.LOST:
                 log.warning("turn left to another worker", extra=extra)
@@ -168,18 +178,18 @@ class SessionRunner:
             self._give_up(opened, crashed=True)
             raise
 
-    def _open(self, session_id: SessionId) -> OpenedTurn | NotOpened:
+    def _open(self, session_id: SessionId, known: WarmSession) -> OpenedTurn | NotOpened:
         """Open the session; what a turn held back is pinned to is looked at when it is new to this worker."""
         turns, repertoire = self._services.turns, self._repertoire
-        opened = turns.open(repertoire.request(session_id, self._worker.id))
+        opened = turns.open(repertoire.request(session_id, self._worker.id, known.revision))
         if opened is not NotOpened.HELD:
             return opened
         pinned = self._services.work.pinned(session_id)
         if pinned is None or not repertoire.has_code_for(pinned):
             return NotOpened.HELD
-        return turns.open(repertoire.request(session_id, self._worker.id))
+        return turns.open(repertoire.request(session_id, self._worker.id, known.revision))
 
-    def _run_opened(self, opened: OpenedTurn, engagement: Engagement) -> RunVerdict:
+    def _run_opened(self, opened: OpenedTurn, before: WarmSession, engagement: Engagement) -> RunVerdict:
         if opened.cancel:
             engagement.interrupt.set(InterruptReason.CANCELLED)
         services, intent = self._services, opened.intent
@@ -188,7 +198,7 @@ class SessionRunner:
         )
         live.emit(ActivityType.TURN_STARTED, resumed=opened.resumed, turn_index=intent.turn_index)
         try:
-            return self._drive_and_commit(opened, engagement, live)
+            return self._drive_and_commit(opened, before, engagement, live)
         except StoreUnavailable:
             raise
         except Exception:
@@ -198,25 +208,29 @@ class SessionRunner:
         result = assemble(_bare(opened), None, attempt=opened.attempt)
         return self._committed(self._commit(opened, engagement, result, None), result, engagement, live)
 
-    def _drive_and_commit(self, opened: OpenedTurn, engagement: Engagement, live: LivePublisher) -> RunVerdict:
-        leaf = opened.history[-1].node.node_id if opened.history else None
-        turn, drive = self._drive(opened, engagement, live)
+    def _drive_and_commit(
+        self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
+    ) -> RunVerdict:
+        turn, drive = self._drive(opened, before, engagement, live)
         while True:
-            result = assemble(turn, leaf, attempt=opened.attempt)
+            result = assemble(turn, before.leaf, attempt=opened.attempt)
             verdict = self._commit(opened, engagement, result, drive)
+            if isinstance(verdict, Committed):
+                self._warm.keep(opened.intent.session_id, before.grown(result.nodes, verdict.revision))
             if verdict is not CommitRefused.JOINABLE:
                 return self._committed(verdict, result, engagement, live)
             turn = drive.resume_at_checkpoint(turn)
 
-    def _drive(self, opened: OpenedTurn, engagement: Engagement, live: LivePublisher) -> tuple[Turn, Drive]:
+    def _drive(
+        self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
+    ) -> tuple[Turn, Drive]:
         services, intent = self._services, opened.intent
         agent = self._snapshot(intent.agent, intent.agent_ref)
         inputs = [decode(QueuedInput, batch.payload) for batch in opened.batches]
         journal = TurnJournal(self._writer, opened, services.clock, engagement.interrupt)
         performer = EffectPerformer(services, opened, agent, inputs[0], journal, live, engagement)
         drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt, agent.max_iterations)
-        history = [stored.node.message for stored in opened.history]
-        return drive.run(*begin(intent, agent, history, inputs)), drive
+        return drive.run(*begin(intent, agent, before.transcript, inputs)), drive
 
     def _snapshot(self, name: str, ref: str) -> AgentSnapshot:
         """The snapshot that the turn is pinned to: this worker's own, or an older one from SQL."""
@@ -312,7 +326,7 @@ def _bare(opened: OpenedTurn) -> Turn:
     issue = TurnIssue(IssueKind.RUNTIME, ErrorCode.ATTEMPTS_EXHAUSTED.value, "the turn could not be run or replayed")
     agent = AgentSnapshot(opened.intent.agent, "", "")
     outcome = stopped(StopKind.RUNTIME_ERROR)
-    return Turn(intent=opened.intent, agent=agent, history=(), issues=(issue,), outcome=outcome)
+    return Turn(intent=opened.intent, agent=agent, history=NOTHING_SAID, issues=(issue,), outcome=outcome)
 
 
 def _outcome_kind(outcome: TurnOutcome) -> str:

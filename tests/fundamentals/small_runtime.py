@@ -32,6 +32,7 @@ from lash_tasks.machine.effects import (
     TakeCheckpoint,
     ToolsReturned,
 )
+from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelRequest, ModelResponse
 from lash_tasks.machine.turn import MACHINE_VERSION, Step, Turn, advance, begin
 
@@ -129,7 +130,7 @@ def start(text: str, *, agent: AgentSnapshot = SUPPORT, history: tuple[Message, 
         machine_version=MACHINE_VERSION,
         admitted_at_ms=1_700_000_000_000,
     )
-    return begin(intent, agent, history, [user_says(text)])
+    return begin(intent, agent, Transcript().grown(history), [user_says(text)])
 
 
 def user_says(text: str) -> QueuedInput:

@@ -40,6 +40,7 @@ from lash_tasks.machine.effects import (
     ToolsReturned,
     TurnHalted,
 )
+from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelResponse, ResponsePart, TerminalReason
 from lash_tasks.machine.turn import Step, Turn, advance, begin
 from tests.domain.json_values import arguments, json_values, texts
@@ -55,6 +56,8 @@ class Played:
     orders: tuple[Effect, ...]
     """The first one, then one per reply; the last is Finish."""
     turn: Turn
+    history: tuple[Message, ...]
+    """What was said before it."""
 
     def again(self, replies: tuple[Reply, ...] | None = None) -> tuple[Turn, tuple[Effect, ...]]:
         """The turn played anew from its beginning."""
@@ -237,7 +240,7 @@ def played_turns(draw: st.DrawFn) -> Played:
     pinned = intent(agent, turn_index=draw(st.sampled_from([1, 7])), batches=len(first))
 
     def start() -> Step:
-        return begin(pinned, agent, history, first)
+        return begin(pinned, agent, Transcript().grown(history), first)
 
     turn, effect = start()
     orders, replies = [effect], list[Reply]()
@@ -246,4 +249,4 @@ def played_turns(draw: st.DrawFn) -> Played:
         turn, effect = advance(turn, reply)
         replies.append(reply)
         orders.append(effect)
-    return Played(start, tuple(replies), tuple(orders), turn)
+    return Played(start, tuple(replies), tuple(orders), turn, history)

@@ -23,6 +23,7 @@ from lash_tasks.machine.effects import (
     ToolsReturned,
     TurnHalted,
 )
+from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.turn import Step, advance, begin, reopen
 from tests.machine.turns import (
     AGENT,
@@ -230,7 +231,10 @@ def test_inputs_that_start_a_turn_together_are_a_message_each() -> None:
     turn, _ = start("a", "b", turn_index=7)
 
     assert [message.id for message in turn.added] == ["m7.0", "m7.1"]
-    assert turn.added == begin(intent(turn_index=7), AGENT, (), [queued(TextPart("a")), queued(TextPart("b"))])[0].added
+    assert (
+        turn.added
+        == begin(intent(turn_index=7), AGENT, Transcript(), [queued(TextPart("a")), queued(TextPart("b"))])[0].added
+    )
 
 
 def test_a_finished_turn_that_is_opened_again_takes_what_arrived() -> None:

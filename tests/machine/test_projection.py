@@ -18,7 +18,7 @@ from lash_tasks.domain.messages import (
     ToolResultPart,
     ToolStatus,
 )
-from lash_tasks.machine.projection import project
+from lash_tasks.machine.projection import Transcript, project
 from lash_tasks.machine.requests import ModelMessage
 from tests.domain.json_values import arguments as any_arguments
 from tests.domain.laws import law
@@ -35,7 +35,7 @@ def message(role: Role, *parts: Part) -> Message:
 
 
 def projected(role: Role, *parts: Part) -> tuple[ModelMessage, ...]:
-    return project(AGENT, "Answer.", (message(role, *parts),)).messages
+    return project(AGENT, "Answer.", Transcript().grown((message(role, *parts),))).messages
 
 
 def sent_call(tool: str, arguments: str) -> ToolCallPart:
@@ -45,7 +45,7 @@ def sent_call(tool: str, arguments: str) -> ToolCallPart:
 
 
 def test_instructions_and_tools_are_the_agents() -> None:
-    request = project(AGENT, "  Answer.\n", ())
+    request = project(AGENT, "  Answer.\n", Transcript())
 
     assert (request.system, request.tools, request.messages) == ("Answer.", AGENT.tools, ())
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_sent_back_is_left_out() -> None:
 def test_a_message_of_which_nothing_is_left_is_left_out() -> None:
     messages = (message(Role.USER, TextPart("a")), message(Role.ASSISTANT, ReasoningPart("hm")), message(Role.USER))
 
-    assert project(AGENT, "", messages).messages == (ModelMessage(Role.USER, (TextPart("a"),)),)
+    assert project(AGENT, "", Transcript().grown(messages)).messages == (ModelMessage(Role.USER, (TextPart("a"),)),)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_whatever_was_said_any_provider_can_be_asked_next(played: Played) -> Non
     for order in played.orders:
         if isinstance(order, CallModel):
             check_request(order.request)
-    _, order = start("And now?", history=(*played.turn.history, *played.turn.added), turn_index=8)
+    _, order = start("And now?", history=(*played.history, *played.turn.added), turn_index=8)
     assert isinstance(order, CallModel)
     check_request(order.request)
 

@@ -21,6 +21,7 @@ from lash_tasks.machine.effects import (
     ToolsReturned,
     TurnHalted,
 )
+from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelOutcome, ModelResponse, ResponsePart, TerminalReason
 from lash_tasks.machine.turn import MACHINE_VERSION, Step, Turn, advance, begin
 
@@ -57,7 +58,7 @@ def start(*inputs: str, agent: AgentSnapshot = AGENT, history: tuple[Message, ..
     """The first step of a turn over `inputs`, one text each."""
     texts = inputs or ("Hello",)
     pinned = intent(agent, turn_index=turn_index, batches=len(texts))
-    return begin(pinned, agent, history, [queued(TextPart(text)) for text in texts])
+    return begin(pinned, agent, Transcript().grown(history), [queued(TextPart(text)) for text in texts])
 
 
 def play(step: Step, *replies: Reply) -> tuple[Turn, list[Effect]]:
