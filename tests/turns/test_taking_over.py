@@ -374,16 +374,6 @@ def test_a_running_turn_goes_on_while_redis_is_away(stage: Stage, clock: FakeClo
 # ---------------------------------------------------------------- after a turn
 
 
-def test_whoever_let_go_of_its_lease_looks_again_and_rings_for_what_came_meanwhile(stage: Stage) -> None:
-    during(stage, lambda _: stage.send("behind"))
-    stage.send("hello")
-    del stage.rings.sessions[:]
-    assert stage.run() is RunVerdict.COMMITTED
-    assert stage.rings.sessions == [SESSION, SESSION], "one ring of the sender, one of the look"
-    assert stage.run() is RunVerdict.COMMITTED
-    assert stage.rings.sessions == [SESSION, SESSION], "nothing is left to ring for"
-
-
 def test_a_worker_without_the_agents_code_leaves_its_work_alone_and_rings_for_nobody(stage: Stage) -> None:
     stage.send("hello")
     before = stage.row_counts()
