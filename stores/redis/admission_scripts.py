@@ -2,8 +2,9 @@
 
 Six keys hold one provider's account: `running` (ticket scored by the end of its term), `started` (ticket scored by
 when it was admitted), `costs` (ticket to tokens, also of who waits), `queue` (ticket scored by its arrival), `seen`
-(ticket scored by when it counts as gone), `state` (tokens of `started` together, usual time of a call, end of a pause).
-Times are the server's, in milliseconds, arrivals in microseconds. `stores/memory/admissions.py` does the same.
+(ticket scored by when it counts as gone), `state` (tokens of `started` together, the last arrival, usual time of a
+call, end of a pause). Times are the server's, in milliseconds, arrivals in microseconds that never go back.
+`stores/memory/admissions.py` does the same.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', seen, '-inf', now)) do
   redis.call('HDEL', costs, gone)
 end
 
-if arrived == '' then arrived = string.format('%.0f', micros) end
+if arrived == '' then
+  arrived = string.format('%.0f', math.max(micros, field(state, 'arrived') + 1))
+  redis.call('HSET', state, 'arrived', arrived)
+end
 redis.call('ZADD', queue, arrived, ticket)
 local rank = redis.call('ZRANK', queue, ticket)
 local wait = field(state, 'paused_until') - now

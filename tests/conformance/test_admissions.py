@@ -148,6 +148,17 @@ def test_who_came_first_is_served_first(gate: Gate) -> None:
     assert gate.enters("z first", arrived=first.arrived)
 
 
+def test_a_clock_that_goes_back_lets_nobody_overtake(gate: Gate, clock: FakeClock) -> None:
+    gate.concurrency = 1
+    gate.enters("inside")
+    first = gate.waits("z first")
+    clock.advance(-1)
+    gate.waits("a second")
+    gate.leaves("inside")
+    assert not gate.enters("third")
+    assert gate.enters("z first", arrived=first.arrived)
+
+
 def test_who_stops_asking_keeps_nobody_waiting(gate: Gate, clock: FakeClock) -> None:
     gate.concurrency = 1
     gate.enters("inside")
