@@ -22,7 +22,7 @@ TTL_MS = 6_000
 @pytest.fixture
 def clock() -> FakeClock:
     """Moves the time by which limits are kept."""
-    return FakeClock(0)
+    return FakeClock(1_000_000)
 
 
 @pytest.fixture(params=["memory", "redis"])
