@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -50,7 +53,7 @@ def perform(order: Order, progress: Progress) -> dict[str, Any]:
     """Run the scenes, and return what is printed and stored. ConfigurationError says what is missing."""
     if order.profiles is not None:
         require_profiler()
-    with _stage(order, progress) as stage:
+    with _ended_in_order(), _stage(order, progress) as stage:
         every: list[dict[str, Any]] = []
         for number in range(1, order.runs + 1):
             if order.runs > 1:
@@ -68,6 +71,19 @@ def perform(order: Order, progress: Progress) -> dict[str, Any]:
             "runs": every,
             "medians": medians(every),
         }
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """End at SIGTERM as at Ctrl-C: with the workers stopped and the database dropped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
