@@ -117,6 +117,7 @@ def _sizes(
         workers=sizes.workers if workers is None else workers,
         worker_threads=sizes.worker_threads if concurrency is None else concurrency,
         turns=sizes.turns if turns is None else turns,
+        wal_turns=sizes.wal_turns if turns is None else turns,
         seconds=sizes.seconds if seconds is None else seconds,
     )
 
