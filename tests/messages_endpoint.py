@@ -107,8 +107,13 @@ def _problems(request: JsonObject) -> Iterator[str]:
         yield "messages: `tool_use` ids were found without `tool_result` blocks immediately after"
     if used and not request.get("tools"):
         yield "Requests which include `tool_use` or `tool_result` blocks must define tools"
-    if request.get("thinking", {}).get("type") == "enabled" and request["thinking"]["budget_tokens"] < 1024:
-        yield "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024"
+    if request.get("thinking", {}).get("type") == "enabled":
+        if not 1024 <= request["thinking"]["budget_tokens"] < request["max_tokens"]:
+            yield "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024"
+        if request["messages"][-1]["content"][0]["type"] == "tool_result":
+            first = request["messages"][-2]["content"][0]["type"]
+            if first not in ("thinking", "redacted_thinking"):
+                yield f"messages: Expected `thinking` or `redacted_thinking`, but found `{first}`"
 
 
 def _block_problems(blocks: list[JsonObject]) -> Iterator[str]:

@@ -23,7 +23,7 @@ class ModelOptions:
     """
 
     temperature: float | None = None
-    """Left out where the model does not take one beside its reasoning (Anthropic)."""
+    """Left out where the model takes none: Claude since 4.7, and before that beside its reasoning."""
     max_output_tokens: int | None = None
     """Reasoning included."""
     reasoning_effort: str | None = None

@@ -14,7 +14,6 @@ API_VERSION = "2023-06-01"
 class Messages:
     """A Dialect."""
 
-    label = "anthropic"
     vendor_host = "api.anthropic.com"
     path = "/v1/messages"
     buffered_field = "content"

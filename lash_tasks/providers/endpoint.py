@@ -57,9 +57,6 @@ class Dialect(Protocol):
     """What one vendor's servers want to read and write."""
 
     @property
-    def label(self) -> str: ...
-
-    @property
     def vendor_host(self) -> str:
         """The vendor's own server, which needs a key."""
         ...
@@ -84,10 +81,14 @@ class Dialect(Protocol):
 
 
 class HttpProvider:
-    """A Provider. `call.model` names the model on the server; `random` (0 to 1) spreads the waits between retries."""
+    """A Provider, called `name` in its failures.
+
+    `call.model` names the model on the server; `random` (0 to 1) spreads the waits between retries.
+    """
 
     def __init__(
         self,
+        name: str,
         dialect: Dialect,
         *,
         base_url: httpx.URL,
@@ -98,7 +99,7 @@ class HttpProvider:
         policy: RetryPolicy,
     ) -> None:
         self._dialect = dialect
-        self._prefix = f"{dialect.label} request failed"
+        self._prefix = f"{name} request failed"
         self._url = beneath(base_url, dialect.path)
         self._key = key
         self._clients = clients

@@ -31,6 +31,7 @@ _TRANSIENT_CODES = frozenset(
         "server_error",
         "service_unavailable",
         "timeout",
+        "timeout_error",
     }
 )
 _CONTEXT_OVERFLOW = re.compile(
@@ -39,7 +40,8 @@ _CONTEXT_OVERFLOW = re.compile(
 )
 _RATE = re.compile(r"rate[ _-]?limit|too many requests|per[ _-]?(second|sec|minute|min|hour)\b|\b[rt]pm\b|retry in \d")
 _HARD_QUOTA = re.compile(
-    r"insufficient_quota|usage_limit_reached|usage_not_included|billing_error|credit balance is too low"
+    r"insufficient_quota|usage_limit_reached|usage_not_included|spend_limit_reached"
+    r"|billing_error|credit balance is too low"
 )
 _QUOTA = re.compile(r"quota")
 _CONTENT_FILTER = re.compile(r"content_filter|prohibited_content|\bsafety\b|(?<!case-)(?<!case )\bsensitive\b")

@@ -48,7 +48,7 @@ def request_body(call: ModelCall, host: str) -> bytes:
         body["system"] = [{"type": "text", "text": valid_unicode(request.system), "cache_control": CACHED}]
     _add_tools(body, request)
     _add_reasoning(body, call.model, options)
-    if options.temperature is not None and body.get("thinking", {}).get("type") not in ("adaptive", "enabled"):
+    if options.temperature is not None and _takes_temperature(call.model, body):
         body["temperature"] = options.temperature
     body.update(options.extra or {})
     return encoded(body)
@@ -150,6 +150,14 @@ def _add_reasoning(body: JsonObject, model: str, options: ModelOptions) -> None:
     budget = min(BUDGETS.get(effort, HIGH_BUDGET), body["max_tokens"] - 1)
     if budget >= MIN_BUDGET and not _goes_on_without_thinking(body["messages"]):
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+
+def _takes_temperature(model: str, body: JsonObject) -> bool:
+    """Claude takes none beside its thinking, and since 4.7 none at all."""
+    if body.get("thinking", {}).get("type") in ("adaptive", "enabled"):
+        return False
+    version = _version(model)
+    return "claude" not in model if version is None else version < (4, 7)
 
 
 def _effort(effort: str, version: tuple[int, int] | None) -> str:

@@ -50,6 +50,7 @@ class MessagesCompletion:
         self._host = host
         self._blocks: dict[int, _Block] = {}
         self._stop: str | None = None
+        self._explanation = ""
         self._usage: dict[str, int] = {}
         self._done = False
 
@@ -83,7 +84,8 @@ class MessagesCompletion:
         parts = tuple(
             part for index, block in sorted(self._blocks.items()) if (part := self._part(index, block)) is not None
         )
-        return ModelResponse(parts, self._token_usage(), self._terminal_reason(parts))
+        diagnostic = valid_unicode(self._explanation) or None
+        return ModelResponse(parts, self._token_usage(), self._terminal_reason(parts), diagnostic)
 
     # ------------------------------------------------------------ reading
 
@@ -132,10 +134,12 @@ class MessagesCompletion:
 
     def _add_stop(self, delta: JsonObject) -> None:
         self._stop = as_text(delta.get("stop_reason")) or self._stop
+        self._explanation = as_text(as_object(delta.get("stop_details")).get("explanation")) or self._explanation
 
     def _add_usage(self, message: JsonObject) -> None:
         """Usage comes at the start and again at the end, with counts of the whole: what is not zero replaces."""
-        self._usage |= positive_counts(as_object(message.get("usage")))
+        report = as_object(message.get("usage"))
+        self._usage |= positive_counts({**report, **as_object(report.get("output_tokens_details"))})
 
     # ------------------------------------------------------------ the answer
 
@@ -163,6 +167,7 @@ class MessagesCompletion:
             input_tokens=get("input_tokens", 0) + cached + get("cache_creation_input_tokens", 0),
             output_tokens=get("output_tokens", 0),
             cached_input_tokens=cached,
+            reasoning_tokens=get("thinking_tokens", 0),
         )
 
     def _terminal_reason(self, parts: tuple[ResponsePart, ...]) -> TerminalReason:

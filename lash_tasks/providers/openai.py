@@ -12,7 +12,6 @@ from lash_tasks.providers.chat_response import ChatCompletion
 class ChatCompletions:
     """A Dialect."""
 
-    label = "openai"
     vendor_host = "api.openai.com"
     path = "/chat/completions"
     buffered_field = "choices"

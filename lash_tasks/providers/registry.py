@@ -92,6 +92,7 @@ class _Opening:
             own = SecretStr(endpoint.api_key) if isinstance(endpoint.api_key, str) else endpoint.api_key
             key = KeySource(own, name=f"the api_key of provider {name!r}", required=required)
         return HttpProvider(
+            name,
             vendor.dialect,
             base_url=url,
             key=key,

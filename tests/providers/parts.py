@@ -107,6 +107,7 @@ def openai_at(
     url = checked_base_url(base_url, "OPENAI_BASE_URL", "OPENAI_API_KEY")
     secret = SecretStr(key) if key is not None else None
     return HttpProvider(
+        "openai",
         ChatCompletions(),
         base_url=url,
         key=KeySource(secret, name="OPENAI_API_KEY", required=url.host == ChatCompletions.vendor_host),

@@ -12,9 +12,8 @@ from lash_tasks.domain.messages import ReasoningPart, TextPart, ToolCallPart
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.machine.requests import ModelResponse, ResponsePart, TerminalReason
 from lash_tasks.runtime.interrupts import TurnInterrupt
-from tests.endpoint import DONE, ModelEndpoint, Reply, Step, delta, event, json_reply, text_reply, tool_reply, usage
+from tests.endpoint import DONE, ModelEndpoint, Reply, delta, event, json_reply, text_reply, tool_reply, usage
 from tests.providers.parts import LOOKUP, RecordingStream, ask, call_of, openai_at
-from tests.services import wait_until
 
 STOP = delta(finish_reason="stop")
 
@@ -268,12 +267,6 @@ def test_the_connection_is_used_again() -> None:
             provider.complete(call_of(), RecordingStream(), TurnInterrupt(FakeClock()))
         provider.close()
         assert (len(endpoint.requests), endpoint.accepted) == (3, 1)
-
-
-def test_a_body_that_goes_on_after_its_end_holds_nobody_up() -> None:
-    with ModelEndpoint(lambda _: Reply((delta(content="a"), STOP, DONE, Step.STALL))) as endpoint:
-        assert ask(endpoint).parts == (TextPart("a"),)
-        assert wait_until(lambda: endpoint.requests[0].gone_at, 5, "the client to hang up")
 
 
 def test_a_tool_call_of_the_endpoint() -> None:

@@ -48,6 +48,21 @@ def test_tokens_written_to_the_cache_are_input_and_late_counts_replace_early_one
     assert answer(given).usage == TokenUsage(136, 9, cached_input_tokens=100)
 
 
+def test_tokens_of_thinking_are_part_of_the_output() -> None:
+    usage = {"output_tokens": 50, "output_tokens_details": {"thinking_tokens": 40}}
+    ends = event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+    assert answer(Reply((start(), *text_block(0, "a"), ends, messages.STOP))).usage == TokenUsage(
+        10, 50, reasoning_tokens=40
+    )
+
+
+def test_a_refusal_keeps_its_explanation() -> None:
+    details = {"type": "refusal", "category": "bio", "explanation": "This may harm."}
+    ends = event("message_delta", delta={"stop_reason": "refusal", "stop_details": details}, usage={"output_tokens": 1})
+    refused = answer(Reply((start(), ends, messages.STOP)))
+    assert (refused.terminal_reason, refused.diagnostic) == (TerminalReason.CONTENT_FILTER, "This may harm.")
+
+
 @pytest.mark.parametrize(
     ("stop_reason", "expected"),
     [

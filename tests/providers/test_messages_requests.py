@@ -210,10 +210,26 @@ ADAPTIVE, DISABLED = {"type": "adaptive"}, {"type": "disabled"}
     ],
 )
 def test_how_hard_a_model_thinks(model: str, effort: str | None, thinking: Any, output: Any) -> None:
-    options = ModelOptions(reasoning_effort=effort, temperature=0.5)
-    body = body_of(call_of(model=model, options=options))
+    body = body_of(call_of(model=model, options=ModelOptions(reasoning_effort=effort)))
     assert (body.get("thinking"), body.get("output_config")) == (thinking, output)
-    assert ("temperature" in body) == (thinking in (None, DISABLED))
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "sent"),
+    [
+        ("claude-sonnet-4-6", None, True),
+        ("claude-sonnet-4-6", "none", True),
+        ("claude-sonnet-4-6", "low", False),
+        ("claude-haiku-4-5-20251001", "low", False),
+        ("claude-opus-4-7", None, False),
+        ("claude-sonnet-5", None, False),
+        ("claude-mythos-preview", None, False),
+        ("some-model", None, True),
+    ],
+)
+def test_a_temperature_is_sent_to_models_that_take_one(model: str, effort: str | None, sent: bool) -> None:
+    body = body_of(call_of(model=model, options=ModelOptions(reasoning_effort=effort, temperature=0.5)))
+    assert ("temperature" in body) is sent
 
 
 @pytest.mark.parametrize(("limit", "budget"), [(5000, 4096), (2000, 1999), (1024, None)])

@@ -103,6 +103,7 @@ def test_a_key_that_the_server_echoes_is_in_no_failure_and_no_repr(caplog: pytes
         ):
             with pytest.raises(ProviderFailure) as caught:
                 ask(provider)
+            assert caught.value.message == "mine request failed with 401: no [redacted]"
             assert KEY not in repr(provider) + repr(vars(caught.value)) + caplog.text
         assert authorizations(endpoint) == [f"Bearer {KEY}"] * 2
 

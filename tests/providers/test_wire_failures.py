@@ -72,21 +72,6 @@ def test_a_busy_server_is_asked_again_when_it_says() -> None:
     assert bodies == [bodies[0]] * 4
 
 
-def test_a_stream_that_breaks_is_reset_and_asked_again() -> None:
-    told = RecordingStream()
-    replies = Replies(Reply((delta(content="Hel"), Step.CUT)), text_reply("Hel", "lo"))
-    with ModelEndpoint(replies) as endpoint:
-        answer = ask(endpoint, stream=told, policy=RetryPolicy())
-    assert answer.parts == (TextPart("Hello"),)
-    assert told.events == [
-        ("text", "Hel"),
-        ("retrying", (1, 4, 2.0)),
-        ("reset", None),
-        ("text", "Hel"),
-        ("text", "lo"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [

@@ -159,6 +159,7 @@ class Asking:
         secret = SecretStr(key) if key is not None else None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return HttpProvider(
+            self.wire.name,
             dialect,
             base_url=url,
             key=KeySource(secret, name="API_KEY", required=url.host == dialect.vendor_host),

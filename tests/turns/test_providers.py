@@ -15,7 +15,7 @@ from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.providers.named import Anthropic
 from lash_tasks.stores.sql import tables
 from tests import messages_endpoint as messages
-from tests.endpoint import ModelEndpoint, Reply, converse
+from tests.endpoint import ModelEndpoint, Reply, converse, error_reply
 from tests.turns.models import Model
 from tests.turns.stage import Stage, agent
 
@@ -83,6 +83,27 @@ def test_a_session_changes_from_one_vendor_to_the_other_and_back(stage: Stage) -
     assert [one["signature"] for one in thinking] == ["signed:order 1", "signed:order 3"]
     assert "Look it up." not in repr(back)
     assert [message["role"] for message in last] == ["user", "assistant"] * 7 + ["user"]
+
+
+def test_a_fallback_of_the_other_vendor_goes_on_in_the_middle_of_a_turn(stage: Stage) -> None:
+    """It has not thought about the calls whose results it reads, and the server will not have it pretend to."""
+    with ModelEndpoint() as chat, ModelEndpoint(messages.strict(messages.converse)) as claude:
+
+        def once(request: JsonObject) -> Reply:
+            return converse(request) if len(chat.requests) == 1 else error_reply(503, "down", Retry_After="0")
+
+        chat.script = once
+        stage.providers = {
+            "vllm": OpenAI(base_url=chat.base_url),
+            "claude": Anthropic(base_url=messages.base_url(claude)),
+        }
+        options = ModelOptions(reasoning_effort="low")
+        stage.agents = [
+            agent(lookup, model="vllm:small", fallbacks=["claude:claude-haiku-4-5"], options=options),
+        ]
+        turn = stage.answer("order 12")
+        assert (turn.text, len(turn.tool_calls)) == ("answer: order 12", 1)
+        assert ["thinking" in request.body for request in claude.requests] == [False]
 
 
 def test_a_key_that_is_missing_ends_the_turn_with_its_name(stage: Stage) -> None:
