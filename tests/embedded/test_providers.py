@@ -28,7 +28,7 @@ def test_agents_ask_the_servers_that_the_application_names(sqlite_url: str, monk
         }
         agents = [
             Agent("one", "vllm:small", tools=[lookup], options=options),
-            Agent("two", "gateway:claude-sonnet-5", tools=[lookup], options=options),
+            Agent("two", "gateway:claude-sonnet-4-6", tools=[lookup], options=options),
         ]
         with Lash(agents, providers=providers, embedded=True, settings=Settings(database_url=sqlite_url)) as lash:
             for agent in agents:
