@@ -29,21 +29,42 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database_url: str | None = None
+    """`postgresql://…` (read as `postgresql+psycopg://…`) or `sqlite:///…`. Unset, `demo`, `up` and
+    `Lash(embedded=True)` use `sqlite:///./.lash/lash.db`; everything else refuses."""
     database_options: dict[str, Any] = {}
+    """A JSON object that reaches SQLAlchemy's `create_engine`, such as `{"pool_size": 20}`."""
     database_schema: str | None = None
+    """The Postgres schema of all our tables; `lash-tasks db upgrade` creates it where it may. One application per
+    schema. Unset, it is `lash_<namespace>`, and without a namespace wherever the role's `search_path` leads."""
     redis_url: str | None = None
+    """Leases, live events and limits of providers: `redis://`, `rediss://` or `sentinel://`. Workers on Postgres need
+    it."""
     broker_url: str | None = None
+    """The Celery broker; any that Celery knows. Unset, it is `LASH_REDIS_URL`."""
     namespace: str = ""
+    """Several applications on one database and broker: letters, digits, `-` and `_`. Queues and tasks become
+    `lash.<namespace>.turns`, …, Redis keys `lash:<namespace>:…`; the tables lie in the schema `lash_<namespace>`, on
+    SQLite in a file of their own (`lash.<namespace>.db`)."""
     lease_ttl: Annotated[float, Field(gt=0, le=3600)] = 6.0
+    """Seconds that a lease and a worker's sign of life outlive their holder: how soon another worker takes over."""
     drain_grace: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Seconds after SIGTERM in which effects in flight may finish; model calls get half of it."""
     key_retention_days: Annotated[float, Field(gt=0)] = 7.0
+    """Days that ended input, and with it its idempotency key, is kept."""
     retention_days: Annotated[float, Field(gt=0)] | None = None
+    """Days that the journal of a committed turn is kept. Unset keeps it."""
     max_payload_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 1024 * 1024
+    """The largest input, texts and images together."""
     app: str | None = None
+    """The application, as `lash-tasks -A` takes it: `module` or `module:attribute`."""
     openai_api_key: SecretStr | None = None
+    """The key of the `openai` provider."""
     openai_base_url: str = OPENAI_BASE_URL
+    """Where the `openai` provider asks: any Chat Completions endpoint."""
     anthropic_api_key: SecretStr | None = None
+    """The key of the `anthropic` provider."""
     anthropic_base_url: str = ANTHROPIC_BASE_URL
+    """Where the `anthropic` provider asks."""
 
     @field_validator("database_url")
     @classmethod
