@@ -17,7 +17,7 @@ COMMANDS = {
     "doctor": [],
     "bench": [],
     "sessions": ["list", "show", "delete"],
-    "turns": ["list", "show"],
+    "turns": ["list", "show", "cancel"],
     "queue": ["list", "cancel", "dead", "replay"],
     "db": ["upgrade", "check"],
 }
