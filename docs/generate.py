@@ -22,7 +22,8 @@ SETTINGS = """\
 # Settings
 
 All settings come from the environment. A value that is wrong stops the process at its start, with one sentence that
-names the variable. The settings of the Celery app are on [another page](celery.md).
+names the variable. The settings of the Celery app are on [another page](celery.md). What an application
+names with `env("…")` as the key of a model server is read at each model call.
 
 | variable | default | meaning |
 |---|---|---|
