@@ -15,7 +15,7 @@ def main() -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         code = "\n" * (block["line"] - 1) + block["code"]
-        exec(compile(code, block["page"], "exec"), namespace)
+        exec(compile(code, block["page"], "exec", dont_inherit=True), namespace)
 
 
 if __name__ == "__main__":
