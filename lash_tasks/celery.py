@@ -81,6 +81,7 @@ def create_celery(
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_heartbeat=30,  # AMQP: a broker that is gone without a word is noticed within a minute, not four
         beat_schedule=celery_beat_schedule(names),
     )
     if is_redis(broker_url):

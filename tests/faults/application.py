@@ -1,8 +1,8 @@
 """The application that the fault tests' workers run: agents whose tools leave a line for every attempt.
 
-The lines go to the file in LASH_TEST_TOOL_LOG. While the file in LASH_TEST_HOLD exists, a tool whose text says
-`[hold]` does not return. With LASH_TEST_DIE_AT, one worker dies at that crash point: the one that removes the file
-in LASH_TEST_DIE_ONCE.
+In version 2 (LASH_TEST_VERSION) the counter has another tool. The lines go to the file in LASH_TEST_TOOL_LOG. While
+the file in LASH_TEST_HOLD exists, a tool whose text says `[hold]` does not return. With LASH_TEST_DIE_AT, one worker
+dies at that crash point: the one that removes the file in LASH_TEST_DIE_ONCE.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ def lookup(text: str, ctx: ToolContext) -> str:
     return f"found {text}"
 
 
+@tool
+def search(text: str, ctx: ToolContext) -> str:
+    """What version 2 has in place of `lookup`."""
+    _note("search", text, ctx)
+    return f"found {text}"
+
+
 @tool(on_crash="never")
 def charge(text: str, ctx: ToolContext) -> str:
     """Charge somebody; never to be repeated blindly."""
@@ -57,9 +64,10 @@ def die_once(point: CrashPoint) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+counts = search if os.environ.get("LASH_TEST_VERSION") == "2" else lookup
 lash = Lash(
     agents=[
-        Agent(name="counter", model="openai:test", instructions="Count.", tools=[lookup]),
+        Agent(name="counter", model="openai:test", instructions="Count.", tools=[counts]),
         Agent(name="charger", model="openai:test", instructions="Charge.", tools=[charge]),
         Agent(name="patient", model="narrow:test", instructions="Answer."),
     ],

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(120)
 FOREIGN = """
 import json, sys
 from celery import Celery
-app = Celery("foreign", broker=sys.argv[1], backend=sys.argv[1])
+app = Celery("foreign", broker=sys.argv[1], backend=sys.argv[2])
 results = []
 for task, kwargs in json.load(sys.stdin):
     sent = app.send_task(task, kwargs=kwargs, queue="lash.ingress")
@@ -33,8 +33,8 @@ print(json.dumps(results))
 
 def send_foreign(cluster: Cluster, directory: Path, *messages: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """What a stranger to our packages gets back for its messages, one after the other."""
-    broker = str(cluster.settings.redis_url)
-    arguments = [sys.executable, "-c", FOREIGN, broker]
+    servers = [str(cluster.settings.effective_broker_url()), str(cluster.settings.redis_url)]
+    arguments = [sys.executable, "-c", FOREIGN, *servers]
     finished = subprocess.run(
         arguments, cwd=directory, input=json.dumps(messages), capture_output=True, text=True, timeout=90, check=False
     )

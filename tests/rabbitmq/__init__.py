@@ -1,0 +1,1 @@
+"""RabbitMQ as the broker, Redis for leases and live events only."""
