@@ -81,8 +81,8 @@ def create_celery(
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # AMQP: after a reconnect Celery would raise the prefetch count again from the pool's threads, each of which reads
-        # the answer off the connection that the main thread is reading: the frames mix and the worker hears nothing.
+        # AMQP: after a reconnect Celery would raise the prefetch count again from the pool's threads, each reading the
+        # answer off the connection that the main thread is reading: the frames mix and the worker hears nothing.
         worker_enable_prefetch_count_reduction=False,
         broker_heartbeat=30,  # AMQP: a broker that is gone without a word is noticed within a minute, not four
         beat_schedule=celery_beat_schedule(names),

@@ -103,6 +103,13 @@ def _key_prefix(app: Celery) -> Iterator[Finding]:
         yield from _unwise("global_keyprefix", message, "leave it out, or send through lash.client, which has it too")
 
 
+def _reconnecting(app: Celery) -> Iterator[Finding]:
+    amqp = _broker_url(app).partition("://")[0] in ("amqp", "amqps", "pyamqp")
+    if amqp and app.conf.worker_enable_prefetch_count_reduction:
+        message = "after a reconnect the threads pool garbles the connection, and the worker hears nothing for minutes"
+        yield from _unwise("worker_enable_prefetch_count_reduction", message, "set it to False")
+
+
 def _connection_loss(app: Celery) -> Iterator[Finding]:
     if app.conf.worker_cancel_long_running_tasks_on_connection_loss:
         message = "a short loss of the broker cancels what is acknowledged late, lash.send among it"
@@ -120,6 +127,7 @@ _LOOKS: tuple[Callable[[Celery], Iterator[Finding]], ...] = (
     _connections,
     _visibility,
     _key_prefix,
+    _reconnecting,
     _connection_loss,
     _events,
 )

@@ -79,6 +79,13 @@ def test_another_broker_than_that_of_other_services_is_named(shop: Shop) -> None
     assert found["advice"] == "set LASH_BROKER_URL to the app's broker"
 
 
+def test_an_app_on_rabbitmq_is_told_of_what_garbles_its_connections(shop: Shop) -> None:
+    broker, setting = "amqp://guest:guest@127.0.0.1:1//", "worker_enable_prefetch_count_reduction"
+
+    assert shop.doctor(WISE, broker=broker)[f"celery: {setting}"]["advice"] == "set it to False"
+    assert f"celery: {setting}" not in shop.doctor({**WISE, setting: False}, broker=broker)
+
+
 def test_what_keeps_workers_from_starting_is_a_failure(shop: Shop) -> None:
     found = shop.doctor({**WISE, "task_always_eager": True})["celery"]
 
