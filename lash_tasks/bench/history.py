@@ -19,6 +19,7 @@ _IDS = "SELECT t.turn_id, b.id FROM lash_turns t JOIN lash_batches b ON b.turn_i
 _COLUMNS = """
 SELECT column_name, data_type FROM information_schema.columns
 WHERE table_schema = current_schema() AND table_name = %s ORDER BY ordinal_position"""
+_KEY = "replace({}, ':1:', ':' || n || ':')"
 _NUMBERS: Mapping[str, Mapping[str, str]] = {
     "lash_nodes": {
         "revision": "n",
@@ -28,8 +29,8 @@ _NUMBERS: Mapping[str, Mapping[str, str]] = {
         " WHERE last.session_id = %(template)s) END",
     },
     "lash_turns": {"turn_index": "n", "base_revision": "n - 1", "fence": "2 * n - 1"},
-    "lash_effects": {"fence": "2 * n - 1"},
-    "lash_usage": {},
+    "lash_effects": {"fence": "2 * n - 1", "replay_key": _KEY.format("replay_key")},
+    "lash_usage": {"effect_key": _KEY.format("effect_key")},
     "lash_batches": {"seq": ""},
 }
 """By table, the columns that tell one turn from another by more than an id. Empty: left to the database."""
@@ -103,6 +104,6 @@ def _replaced(name: str, kind: str) -> str:
 
 
 def _other_ids(text: str) -> str:
-    turn = "'queue:' || encode(sha256(convert_to(s || n, 'UTF8')), 'hex')"
+    turn = "'queue:' || left(encode(sha256(convert_to(s || n, 'UTF8')), 'hex'), 24)"
     own = f"replace(replace({text}, %(turn)s::text, {turn}), %(batch)s::text, md5(s || n))"
     return f"replace({own}, %(template)s::text, s)"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from lash_tasks.domain.codec import OMITTED, JsonObject, digest, to_json
+from lash_tasks.domain.codec import OMITTED, JsonObject, short_digest, to_json
 from lash_tasks.domain.models import ModelOptions
 
 
@@ -55,7 +55,7 @@ class AgentSnapshot:
 
     def ref(self) -> str:
         """The digest that names this snapshot."""
-        return digest(to_json(AgentSnapshot, self))
+        return short_digest(to_json(AgentSnapshot, self))
 
     def lacks(self, pinned: AgentSnapshot) -> tuple[str, ...]:
         """What a turn pinned to `pinned` needs and the code behind this snapshot of the agent does not have.

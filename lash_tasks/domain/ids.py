@@ -20,6 +20,8 @@ BlobRef = NewType("BlobRef", str)
 """Lowercase hex SHA-256 of the bytes."""
 
 MAX_NAME_LENGTH = 200
+TURN_DIGITS = 24
+"""Of the hash in a turn's id. The id stands in a dozen rows and index entries of every turn."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CALL_ID = re.compile(r"[A-Za-z0-9_.:#-]{1,64}")
 
@@ -46,8 +48,8 @@ def effect_scope(session_id: SessionId, turn_id: TurnId) -> str:
 
 
 def queue_turn_id(batch_ids: Sequence[BatchId]) -> TurnId:
-    """The turn that a set of claimed batches starts: stable over crash and retry, unique otherwise."""
-    return TurnId("queue:" + hashlib.sha256(",".join(batch_ids).encode()).hexdigest())
+    """The turn that a set of claimed batches starts: stable over crash and retry, unique in its session otherwise."""
+    return TurnId("queue:" + hashlib.sha256(",".join(batch_ids).encode()).hexdigest()[:TURN_DIGITS])
 
 
 def blob_ref(content: bytes) -> BlobRef:

@@ -8,10 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lash_tasks.domain.codec import JsonObject, scrub
+from lash_tasks.domain.codec import JsonObject, JsonValue, scrub, short_digest
 from lash_tasks.domain.ids import BlobRef, MessageId, blob_ref
 from lash_tasks.domain.messages import ImagePart, Message, Origin, Role, TextPart
 from lash_tasks.errors import InvalidInput
+
+
+def context_digest(context: JsonValue) -> str:
+    """What tells contexts apart: inputs of different ones share no turn. Empty for none."""
+    return "" if context is None else short_digest(context)
 
 
 @dataclass(frozen=True, slots=True)

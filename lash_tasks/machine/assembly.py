@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from lash_tasks.domain.codec import digest, to_json
+from lash_tasks.domain.codec import short_digest, to_json
 from lash_tasks.domain.ids import BatchId, NodeId
 from lash_tasks.domain.messages import Message, Role, ToolStatus, text_of
 from lash_tasks.domain.sessions import Node, chain
@@ -138,4 +138,4 @@ def _any_tool_failed(turn: Turn) -> bool:
 def _stamp(turn_index: int, outcome: TurnOutcome, messages: tuple[Message, ...]) -> str:
     """Digest of the semantic content alone: no message ids, no times, no claims (sessions §9.4, W45)."""
     content = [{"role": message.role.value, "parts": to_json(Message, message)["parts"]} for message in messages]
-    return digest({"turn_index": turn_index, "outcome": to_json(TurnOutcome, outcome), "messages": content})
+    return short_digest({"turn_index": turn_index, "outcome": to_json(TurnOutcome, outcome), "messages": content})

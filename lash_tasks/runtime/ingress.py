@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lash_tasks.clock import Clock
-from lash_tasks.domain.codec import JsonObject, digest, encode, to_json
+from lash_tasks.domain.codec import JsonObject, encode, short_digest, to_json
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
-from lash_tasks.domain.inputs import ImageRefItem, QueuedInput, TurnInput, normalise
+from lash_tasks.domain.inputs import ImageRefItem, QueuedInput, TurnInput, context_digest, normalise
 from lash_tasks.domain.queue import BatchDraft, CancelVerdict, Enqueued, When
 from lash_tasks.errors import InvalidInput, NotFound, PayloadTooLarge
 from lash_tasks.ports import Doorbell
@@ -108,8 +108,8 @@ class Ingress:
             session_id=SessionId(request.session_id),
             agent=request.agent,
             payload=encode(QueuedInput, queued),
-            input_digest=digest({"input": to_json(QueuedInput, queued), "when": request.when.value}),
-            context_digest=digest(request.context),
+            input_digest=short_digest({"input": to_json(QueuedInput, queued), "when": request.when.value}),
+            context_digest=context_digest(request.context),
             source_key=source_key,
             available_at_ms=request.available_at_ms or 0,
             blobs=blobs,

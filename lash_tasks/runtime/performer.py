@@ -11,7 +11,7 @@ from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash
 from lash_tasks.domain.codec import digest, encode, from_json, scrub, to_json
 from lash_tasks.domain.ids import BlobRef
-from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.journal import EffectState, RecordReply
 from lash_tasks.domain.models import DEFAULT_OPTIONS
 from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined
@@ -68,7 +68,7 @@ class EffectPerformer:
             context=first_input.context,
             admitted_at_ms=opened.intent.admitted_at_ms,
         )
-        self.context_digest = digest(first_input.context)
+        self.context_digest = context_digest(first_input.context)
         self._journal = journal
         self._live = live
         self._engagement = engagement

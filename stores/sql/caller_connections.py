@@ -19,6 +19,7 @@ from sqlalchemy import Connection, TextClause, event, text
 from sqlalchemy.engine.default import DefaultDialect
 
 from lash_tasks.errors import InvalidInput
+from lash_tasks.stores.sql.pipeline import pipelined
 from lash_tasks.stores.sql.tables import PREFIX
 
 if TYPE_CHECKING:
@@ -189,6 +190,22 @@ class PsycopgConnection:
         with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
             cursor.execute(statement.pyformat.encode(), parameters)
             return cursor.fetchall()
+
+    def after_commit(self, callback: Callable[[], None]) -> bool:
+        return False
+
+
+class OwnConnection:
+    """A psycopg connection of our own, on which statements stay prepared."""
+
+    dialect = "postgresql"
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def run(self, statement: PortableStatement, parameters: Mapping[str, object]) -> Sequence[Row]:
+        [rows] = pipelined(self._connection, [(statement.pyformat, parameters)])
+        return [tuple(row.values()) for row in rows]
 
     def after_commit(self, callback: Callable[[], None]) -> bool:
         return False

@@ -30,8 +30,14 @@ POSTGRES_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 BUSY_TIMEOUT_SECONDS = 15.0
 """How long a SQLite writer waits for another, in this process or another one."""
 
-_SESSION_TIMEOUTS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
-"""The last is for a process that is paused, or whose machine is gone, in mid-transaction: its locks stop a session."""
+_SESSION_SETTINGS = (
+    "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
+    " -c plan_cache_mode=force_generic_plan"
+)
+"""The third is for a process that is paused, or whose machine is gone, in mid-transaction: its locks stop a session.
+
+The last saves planning at every call what always gets the same plan: for a statement of arrays most of its time.
+"""
 _POSTGRES_CONNECT: Mapping[str, Any] = {
     "application_name": "lash-tasks",
     "connect_timeout": 10,
@@ -204,7 +210,7 @@ def _postgres_options(url: URL, options: dict[str, Any], schema: str | None) -> 
     theirs = asked.pop("options", "")
     if theirs is not None:  # null asks for none at all: some poolers take none
         search_path = () if schema is None else (f'-c search_path="{schema}"',)
-        connect_args["options"] = " ".join([_SESSION_TIMEOUTS, *in_url.get("options", ()), theirs, *search_path])
+        connect_args["options"] = " ".join([_SESSION_SETTINGS, *in_url.get("options", ()), theirs, *search_path])
     defaults = {"pool_size": 10, "max_overflow": 10, "hide_parameters": True, "connect_args": connect_args}
     return _merged(defaults, {**options, "connect_args": asked})
 

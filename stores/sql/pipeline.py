@@ -12,7 +12,7 @@ import select
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import psycopg
@@ -20,7 +20,8 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 from psycopg.rows import TupleRow
 
-Statement = tuple[LiteralString, Mapping[str, object]]
+Statement = tuple[str, Mapping[str, object]]
+"""With parameters as `%(name)s`. Written by us, never by a user."""
 Row = dict[str, Any]
 
 _TEXT, _BINARY = int(pq.Format.TEXT), int(pq.Format.BINARY)
@@ -86,7 +87,7 @@ def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Sta
 
 
 def _send(
-    pgconn: pq.abc.PGconn, known: set[bytes], query: LiteralString, values: Mapping[str, object], prepare: bool
+    pgconn: pq.abc.PGconn, known: set[bytes], query: str, values: Mapping[str, object], prepare: bool
 ) -> Iterator[_Sent]:
     statement = _statements.get(query) or _statement(query)
     parameters = [_encoded(values[name]) for name in statement.parameters]
@@ -102,7 +103,7 @@ def _send(
     yield _Sent(statement)
 
 
-def _statement(query: LiteralString) -> _Prepared:
+def _statement(query: str) -> _Prepared:
     names = list(dict.fromkeys(_PARAMETER.findall(query)))
     numbered = _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", query)
     statement = _Prepared(b"lash_%d" % next(_numbers), numbered.encode(), tuple(names))

@@ -30,8 +30,8 @@ from lash_tasks.stores.protocols import CallerEnqueued
 from lash_tasks.stores.sql.caller_connections import (
     CallerConnection,
     Identity,
+    OwnConnection,
     PortableStatement,
-    PsycopgConnection,
     SqlAlchemyConnection,
     caller_connection,
     identity,
@@ -100,7 +100,7 @@ class SqlInputQueue:
     def enqueue(self, draft: BatchDraft, *, reject_if_busy: bool = False) -> Enqueued:
         if not reject_if_busy and self._database.dialect == "postgresql":
             with self._database.postgres() as raw:
-                return self._enqueue(PsycopgConnection(raw), draft)
+                return self._enqueue(OwnConnection(raw), draft)
         with self._database.transaction() as connection:
             if reject_if_busy:
                 connection.execute(_LOCK_FENCE, {"scope": fence_scope(draft.session_id)})
@@ -250,7 +250,7 @@ INSERT INTO lash_batches (id, session_id, agent, input_digest, context_digest, e
 SELECT CAST(:new_id AS text), session_id, agent, input_digest, context_digest, early, exclusive, merge_key, payload,
   id, {now}, {now}
 FROM lash_batches WHERE id = :id
-ON CONFLICT (replay_of) DO NOTHING RETURNING id"""
+ON CONFLICT (replay_of) WHERE replay_of IS NOT NULL DO NOTHING RETURNING id"""
 
 
 def _of(session_id: SessionId | None, column: ColumnElement[str]) -> list[ColumnElement[bool]]:

@@ -57,10 +57,24 @@ def turn_intent(row: Row) -> TurnIntent:
     )
 
 
-def recorded_effect(row: Row) -> RecordedEffect:
+def short_key(key: str, session_id: SessionId, turn_id: TurnId) -> str:
+    """A replay key as its columns hold it: without the session and the turn, which stand beside it or in its scope.
+
+    What is left begins with a colon and still tells effects of one session apart, for next comes the turn's index.
+    """
+    prefix = f"{session_id}:{turn_id}:"
+    return key[len(prefix) - 1 :] if key.startswith(prefix) else key
+
+
+def replay_key(short: str, session_id: SessionId, turn_id: TurnId) -> ReplayKey:
+    """What `short_key` made short."""
+    return ReplayKey(f"{session_id}:{turn_id}{short}" if short.startswith(":") else short)
+
+
+def recorded_effect(row: Row, intent: TurnIntent) -> RecordedEffect:
     """From columns of the effect, with `outcome` fetched from the blob where it lies there."""
     return RecordedEffect(
-        replay_key=ReplayKey(row["replay_key"]),
+        replay_key=replay_key(row["replay_key"], intent.session_id, intent.turn_id),
         ordinal=row["ordinal"],
         fence=row["fence"],
         state=EffectState(row["state"]),

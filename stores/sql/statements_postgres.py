@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+from lash_tasks.domain.ids import TURN_DIGITS
 from lash_tasks.domain.queue import MAX_BATCHES_PER_CLAIM
 from lash_tasks.stores.sql.claiming import PICK, WAITING_COLUMNS
 from lash_tasks.stores.sql.engine import POSTGRES_NOW
@@ -57,7 +58,8 @@ locked AS MATERIALIZED (
   WHERE b.seq IN (SELECT seq FROM picked) AND b.state = 'ready' AND b.agent = ANY(%(agents)s::text[])
   FOR NO KEY UPDATE),
 fresh AS MATERIALIZED (
-  SELECT 'queue:' || encode(sha256(convert_to(string_agg(id, ',' ORDER BY seq), 'UTF8')), 'hex') AS turn_id,
+  SELECT 'queue:' || left(encode(sha256(convert_to(string_agg(id, ',' ORDER BY seq), 'UTF8')), 'hex'), {TURN_DIGITS})
+      AS turn_id,
     json_agg(id ORDER BY seq)::text AS batch_ids, min(agent) AS agent
   FROM locked HAVING count(*) > 0),
 born AS (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Exists, Update, delete, exists, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from lash_tasks.domain.ids import ReplayKey, SessionId, TurnId, blob_ref, effect_scope, fence_scope
+from lash_tasks.domain.ids import SessionId, TurnId, blob_ref, effect_scope, fence_scope
 from lash_tasks.domain.journal import EffectState, JournalRow
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
@@ -19,6 +19,7 @@ from lash_tasks.stores.sql.rows import (
     batch_record,
     message_bytes,
     recorded_effect,
+    short_key,
     stored_node,
     turn_intent,
 )
@@ -102,7 +103,10 @@ def opened(connection: Connection, request: OpenRequest, resumed: bool, now_ms: 
         fence=row["fence"],
         attempt=row["attempt"],
         batches=tuple(batch_record(by_id[batch_id]) for batch_id in intent.batch_ids),
-        journal=tuple(map(recorded_effect, _journal(connection, effect_scope(intent.session_id, intent.turn_id)))),
+        journal=tuple(
+            recorded_effect(row, intent)
+            for row in _journal(connection, effect_scope(intent.session_id, intent.turn_id))
+        ),
         history=tuple(map(stored_node, history)),
         cancel=is_cancelled(connection, intent.session_id, intent.turn_id),
         joinable=may_join(first_ready(connection, intent.session_id, now_ms), intent.agent, context_digest),
@@ -189,8 +193,10 @@ def count_done(connection: Connection, scope: str) -> int:
     return done
 
 
-def is_recorded(connection: Connection, scope: str, replay_key: ReplayKey) -> bool:
-    return _yes(connection, exists().where(effects.c.scope == scope, effects.c.replay_key == replay_key))
+def is_recorded(connection: Connection, row: JournalRow) -> bool:
+    scope = effect_scope(row.session_id, row.turn_id)
+    key = short_key(row.replay_key, row.session_id, row.turn_id)
+    return _yes(connection, exists().where(effects.c.scope == scope, effects.c.replay_key == key))
 
 
 def write_effect(connection: Connection, row: JournalRow) -> bool:
@@ -199,7 +205,7 @@ def write_effect(connection: Connection, row: JournalRow) -> bool:
     reference = blob_ref(row.outcome) if large and row.outcome is not None else None
     given = upsert(effects).values(
         scope=effect_scope(row.session_id, row.turn_id),
-        replay_key=row.replay_key,
+        replay_key=short_key(row.replay_key, row.session_id, row.turn_id),
         ordinal=row.ordinal,
         fence=row.fence,
         state=row.state.value,
@@ -252,7 +258,7 @@ def add_usage(connection: Connection, commit: TurnCommit, now_ms: int) -> None:
     rows = [
         {
             "session_id": commit.session_id,
-            "effect_key": entry.effect_key,
+            "effect_key": short_key(entry.effect_key, commit.session_id, commit.turn_id),
             "source": entry.source,
             "model": entry.model,
             "input_tokens": entry.usage.input_tokens,

@@ -99,7 +99,6 @@ nodes = Table(
     Column("frame_id", Text),  # NULL: the initial frame
     Column("message", LargeBinary, nullable=False),
     PrimaryKeyConstraint("session_id", "revision", "ordinal"),
-    UniqueConstraint("session_id", "node_id"),
 )
 
 batches = Table(
@@ -123,7 +122,6 @@ batches = Table(
     Column("replay_of", Text),  # the dead batch whose input this is
     Column("payload", LargeBinary, nullable=False),
     UniqueConstraint("session_id", "source_key"),
-    UniqueConstraint("replay_of"),
     _one_of("state", BatchState),
     Index(
         "ix_lash_batches_ready",
@@ -132,10 +130,17 @@ batches = Table(
         postgresql_where=text("state = 'ready'"),
         sqlite_where=text("state = 'ready'"),
     ),
+    # Partial, because hardly any row has it; every row would be entered again with each change of its state.
+    Index(
+        "uq_lash_batches_replay_of",
+        "replay_of",
+        unique=True,
+        postgresql_where=text("replay_of IS NOT NULL"),
+        sqlite_where=text("replay_of IS NOT NULL"),
+    ),
     Index(
         "ix_lash_batches_claimed",
         "session_id",
-        "turn_id",
         postgresql_where=text("state = 'claimed'"),
         sqlite_where=text("state = 'claimed'"),
     ),
@@ -196,12 +201,6 @@ turns = Table(
         sqlite_where=text("status = 'running'"),
     ),
     Index(
-        "ix_lash_turns_holder",
-        "holder",
-        postgresql_where=text("status = 'running'"),
-        sqlite_where=text("status = 'running'"),
-    ),
-    Index(
         "ix_lash_turns_journaled",
         "committed_at_ms",
         postgresql_where=text("status = 'committed' AND pruned_at_ms IS NULL"),
@@ -223,7 +222,7 @@ effects = Table(
     "lash_effects",
     metadata,
     Column("scope", Text, nullable=False),  # session:<id>/<turn id>
-    Column("replay_key", Text, nullable=False),
+    Column("replay_key", Text, nullable=False),  # without session and turn, see rows.short_key
     Column("ordinal", Integer, nullable=False),
     Column("fence", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
@@ -238,7 +237,7 @@ usage = Table(
     "lash_usage",
     metadata,
     Column("session_id", Text, nullable=False),
-    Column("effect_key", Text, nullable=False),
+    Column("effect_key", Text, nullable=False),  # short as well; the turn's index in it keeps turns apart
     Column("source", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),

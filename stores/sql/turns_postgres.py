@@ -31,6 +31,7 @@ from lash_tasks.stores.sql.rows import (
     batch_record,
     message_bytes,
     recorded_effect,
+    short_key,
     stored_node,
     turn_intent,
 )
@@ -78,13 +79,14 @@ class PostgresTurns:
             )
         if opened["turn_id"] is None:
             return NotOpened(opened["otherwise"])
+        intent = turn_intent(opened)
         return OpenedTurn(
-            intent=turn_intent(opened),
+            intent=intent,
             resumed=opened["resumed"],
             fence=opened["fence"],
             attempt=opened["attempt"],
             batches=tuple(map(batch_record, batches)),
-            journal=tuple(map(recorded_effect, journal)),
+            journal=tuple(recorded_effect(row, intent) for row in journal),
             history=tuple(map(stored_node, history)),
             cancel=flags[0]["cancel"],
             joinable=flags[0]["joinable"],
@@ -118,7 +120,7 @@ class PostgresTurns:
             "fence_scopes": list({fence_scope(row.session_id) for row in rows}),
             "session_ids": [row.session_id for row in rows],
             "turn_ids": [row.turn_id for row in rows],
-            "keys": [row.replay_key for row in rows],
+            "keys": [short_key(row.replay_key, row.session_id, row.turn_id) for row in rows],
             "ordinals": [row.ordinal for row in rows],
             "fences": [row.fence for row in rows],
             "states": [row.state.value for row in rows],
@@ -135,7 +137,7 @@ class PostgresTurns:
             "session_id": request.session_id,
             "turn_id": request.turn_id,
             "fence": request.fence,
-            "replay_key": request.row.replay_key,
+            "replay_key": short_key(request.row.replay_key, request.session_id, request.turn_id),
             "agent": request.agent,
             "context_digest": request.context_digest,
             "limit": min(request.limit, MAX_BATCHES_PER_CLAIM),
@@ -207,7 +209,7 @@ def _commit_parameters(commit: TurnCommit) -> dict[str, Any]:
         "parent_ids": [node.parent_id for node in commit.nodes],
         "frame_ids": [node.frame_id for node in commit.nodes],
         "messages": [message_bytes(node) for node in commit.nodes],
-        "usage_keys": [entry.effect_key for entry in commit.usage],
+        "usage_keys": [short_key(entry.effect_key, commit.session_id, commit.turn_id) for entry in commit.usage],
         "usage_sources": [entry.source for entry in commit.usage],
         "usage_models": [entry.model for entry in commit.usage],
         "usage_input": [entry.usage.input_tokens for entry in commit.usage],

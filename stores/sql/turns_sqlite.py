@@ -143,7 +143,7 @@ class SqliteTurns:
             turn = steps.running_turn(connection, request.session_id)
             if turn is None or (turn["turn_id"], turn["fence"]) != (request.turn_id, request.fence):
                 return CheckpointRefused.FENCED
-            if steps.is_recorded(connection, effect_scope(request.session_id, request.turn_id), request.row.replay_key):
+            if steps.is_recorded(connection, request.row):
                 return CheckpointRefused.EXISTS
             limit = min(request.limit, MAX_BATCHES_PER_CLAIM)
             run = steps.next_run(connection, request.session_id, self._now_ms(), limit)

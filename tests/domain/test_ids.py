@@ -62,10 +62,7 @@ def test_the_other_derived_names() -> None:
     assert effect_scope(SESSION, TURN) == "session:customer-7/queue:12ab"
     assert message_id(3, 0) == "m3.0"
     # printf 'b1,b2' | sha256sum
-    assert (
-        queue_turn_id([BatchId("b1"), BatchId("b2")])
-        == "queue:05e662e0fdc8996c7ad69564c3997ddd00ad97e77c28650c1ae3854e3db5de1e"
-    )
+    assert queue_turn_id([BatchId("b1"), BatchId("b2")]) == "queue:05e662e0fdc8996c7ad69564"
     assert queue_turn_id([BatchId("b2"), BatchId("b1")]) != queue_turn_id([BatchId("b1"), BatchId("b2")])
     # printf '' | sha256sum
     assert blob_ref(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

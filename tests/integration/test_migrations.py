@@ -161,7 +161,9 @@ def _definitions(connection: Connection) -> set[tuple[str, str]]:
     """Every table, index and constraint of ours as the database spells it."""
     if connection.dialect.name == "sqlite":
         query = f"SELECT name, sql FROM sqlite_master WHERE tbl_name <> '{VERSION_TABLE}' AND sql IS NOT NULL"
-        return {(name, " ".join(_by_line(sql))) for name, sql in connection.execute(text(query))}
+        rows = connection.execute(text(query)).all()
+        # A table that was made anew under another name and renamed has its name in quotes.
+        return {(name, " ".join(_by_line(sql.replace(f'TABLE "{name}"', f"TABLE {name}")))) for name, sql in rows}
     queries = (
         "SELECT table_name || '.' || column_name,"
         " concat_ws(' ', ordinal_position, data_type, is_nullable, column_default)"

@@ -182,19 +182,6 @@ def test_the_order_of_the_batches_does_not_matter(scene: Scene, turn: OpenedTurn
     assert isinstance(scene.commit(turn, batch_ids=(joined, "opening")), Committed)
 
 
-def test_a_node_that_is_there_already_fails_the_whole_commit(scene: Scene, turn: OpenedTurn) -> None:
-    scene.committed(turn, nodes=(node(1),))
-    scene.send()
-    second = scene.open()
-    before = scene.everything()
-
-    with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
-        scene.commit(second, nodes=(node(2), node(1)), usage=(USAGE,), stamp="stamp-2")
-
-    assert scene.everything() == before
-    assert isinstance(scene.commit(second, nodes=(node(2),), stamp="stamp-2"), Committed)
-
-
 # ---------------------------------------------------------------- what may still join
 
 
