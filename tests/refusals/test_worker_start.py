@@ -21,6 +21,7 @@ app = lash.celery
 LIMIT_SECONDS = 40.0
 
 POOLS = pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
+"""Each opens what it runs on in another process or at another moment; settings of the app are looked at before that."""
 
 
 def refusal(directory: Path, variables: Mapping[str, str], *, pool: str = "threads", more: str = "") -> str:
@@ -58,9 +59,8 @@ def test_without_a_database(tmp_path: Path, redis_url: str, pool: str) -> None:
     assert refusal(tmp_path, {"LASH_REDIS_URL": redis_url}, pool=pool) == "Set LASH_DATABASE_URL"
 
 
-@POOLS
-def test_on_sqlite(tmp_path: Path, sqlite_url: str, redis_url: str, pool: str) -> None:
-    sentence = refusal(tmp_path, {"LASH_DATABASE_URL": sqlite_url, "LASH_REDIS_URL": redis_url}, pool=pool)
+def test_on_sqlite(tmp_path: Path, sqlite_url: str, redis_url: str) -> None:
+    sentence = refusal(tmp_path, {"LASH_DATABASE_URL": sqlite_url, "LASH_REDIS_URL": redis_url})
 
     assert sentence.startswith("Celery workers need a networked database; set LASH_DATABASE_URL to postgresql://")
 
@@ -84,9 +84,8 @@ def test_with_a_schema_that_is_behind(tmp_path: Path, postgres_url: str, redis_u
 # ---------------------------------------------------------------- the Celery application
 
 
-@POOLS
-def test_with_tasks_that_run_inside_their_senders(tmp_path: Path, servers: dict[str, str], pool: str) -> None:
-    sentence = refusal(tmp_path, servers, pool=pool, more="app.conf.task_always_eager = True\n")
+def test_with_tasks_that_run_inside_their_senders(tmp_path: Path, servers: dict[str, str]) -> None:
+    sentence = refusal(tmp_path, servers, more="app.conf.task_always_eager = True\n")
 
     assert sentence.endswith("set it to False")
     assert "task_always_eager" in sentence
