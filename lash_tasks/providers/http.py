@@ -18,6 +18,8 @@ from lash_tasks.providers.sockets import Exchange, Line
 
 KEEP_ALIVE_SECONDS = 30.0
 MAX_BODY_BYTES = 16 * 1024 * 1024
+# Compression delays small events and buys nothing for them.
+_HEADERS = {"Accept": "*/*", "User-Agent": "lash-tasks", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,9 @@ def too_large() -> ProviderFailure:
 
 
 class HttpClients:
-    """One httpx client per thread, all with one SSL context: a client that threads share is slow at width.
+    """One httpx transport per thread, all with one SSL context: one that threads share is slow at width.
 
-    A client is closed when its thread ends, and all are by `close`.
+    A transport is closed when its thread ends, and all are by `close`.
     """
 
     def __init__(
@@ -103,9 +105,7 @@ class HttpClients:
         unsubscribe = interrupt.on_set(exchange.call_off)
         try:
             with translated():
-                response = seat.client.send(
-                    seat.client.build_request("POST", url, headers=headers, content=body), stream=True
-                )
+                response = seat.send(url, headers, body)
             try:
                 yield Answer(response, exchange, translated)
             finally:
@@ -117,7 +117,7 @@ class HttpClients:
         with self._lock:
             seats = list(self._seats)
         for seat in seats:
-            seat.client.close()
+            seat.transport.close()
 
     def _seat(self) -> _Seat:
         seat: _Seat | None = getattr(self._local, "seat", None)
@@ -132,18 +132,22 @@ class HttpClients:
 
 
 class _Seat:
-    """The client of one thread. Only that thread's locals hold it, so it goes when the thread does."""
+    """The connections of one thread. Only that thread's locals hold it, so it goes when the thread does.
+
+    Requests go to the transport as they are: a model server sets no cookies and sends nobody elsewhere, and what an
+    `httpx.Client` does for those that do costs as much as the request itself.
+    """
 
     def __init__(self, ssl_context: ssl.SSLContext, timeouts: Timeouts) -> None:
         self.line = Line()
-        self.client = httpx.Client(
-            transport=_Transport(ssl_context, self.line),
-            timeout=httpx.Timeout(timeouts.chunk_seconds, connect=timeouts.connect_seconds),
-            # Compression delays small events and buys nothing for them.
-            headers={"User-Agent": "lash-tasks", "Accept-Encoding": "identity"},
-            trust_env=False,
-        )
-        weakref.finalize(self, self.client.close)
+        self.transport = _Transport(ssl_context, self.line)
+        patience = httpx.Timeout(timeouts.chunk_seconds, connect=timeouts.connect_seconds)
+        self._extensions = {"timeout": patience.as_dict()}
+        weakref.finalize(self, self.transport.close)
+
+    def send(self, url: httpx.URL, headers: Mapping[str, str], body: bytes) -> httpx.Response:
+        request = httpx.Request("POST", url, headers={**_HEADERS, **headers}, content=body, extensions=self._extensions)
+        return self.transport.handle_request(request)
 
 
 class _Transport(httpx.BaseTransport):

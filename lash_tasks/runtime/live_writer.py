@@ -1,4 +1,7 @@
-"""Live events on their way out of a worker: those of all turns together, in a thread that no turn waits for."""
+"""Live events on their way out of a worker: those of all turns together, in a thread that no turn waits for.
+
+The first event after a pause goes at once, as does the end of a turn; what comes right behind goes together.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from lash_tasks.domain.activity import TurnActivity
+from lash_tasks.domain.activity import ActivityType, TurnActivity
 from lash_tasks.stores.protocols import LiveReplay
 
 log = logging.getLogger(__name__)
@@ -14,6 +17,8 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 20_000
 """How many events may wait for a slow Redis. Those that come on top are lost, as live events may be."""
 MAX_TOGETHER = 512
+LINGER_SECONDS = 0.02
+"""How long events gather after some have gone, unless one of them says that its turn has committed."""
 
 
 class LiveWriter:
@@ -25,6 +30,7 @@ class LiveWriter:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._overflowed = False
+        self._urgent = False
 
     def append(self, activities: Sequence[TurnActivity]) -> None:
         """Send the events soon, each session's in order. Never raises and, in a running worker, never waits."""
@@ -55,16 +61,20 @@ class LiveWriter:
             self._overflowed = True
             return
         self._overflowed = False
-        if not self._waiting:
-            self._changed.notify()
+        first, urgent = not self._waiting, any(one.type is ActivityType.COMMITTED for one in activities)
         self._waiting += activities
+        self._urgent |= urgent
+        if first or urgent:
+            self._changed.notify()
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._thread is None)
-                together, self._waiting = self._waiting, []
+                together, self._waiting, self._urgent = self._waiting, [], False
                 if not together:
                     return
             for start in range(0, len(together), MAX_TOGETHER):
                 self._live.append(together[start : start + MAX_TOGETHER])
+            with self._changed:
+                self._changed.wait_for(lambda: self._urgent or self._thread is None, LINGER_SECONDS)

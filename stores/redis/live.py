@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from redis.exceptions import ReadOnlyError
 
@@ -75,7 +76,8 @@ class RedisLiveReplay:
             if found is not None or wait_seconds <= 0:
                 return found or LiveBatch((), cursor)
             span = min(wait_seconds, BLOCK_SECONDS)
-            self._wait(session_id, position, span)
+            if (batch := self._wait(session_id, position, span)) is not None:
+                return batch
             wait_seconds -= span
 
     def tail(self, session_id: SessionId) -> str:
@@ -83,11 +85,22 @@ class RedisLiveReplay:
             end = self._tail(self._keys.live(session_id), retention_ms=self._retention_ms)
         return format_cursor(session_id, _position(end.id, end.epoch))
 
-    def _wait(self, session_id: SessionId, position: Position, seconds: float) -> None:
-        """Wait until the stream goes on. What came is read afterwards, together with its context."""
-        client = self._connections.blocking
+    def _wait(self, session_id: SessionId, position: Position, seconds: float) -> LiveBatch | None:
+        """Wait until the stream goes on. None: nothing came, or what came must be looked at with its context."""
+        client, key = self._connections.blocking, self._keys.live(session_id)
         with reaching_redis(client):
-            client.xread({self._keys.live(session_id): _id(position)}, count=1, block=max(1, round(seconds * 1000)))
+            # redis-py's type is that of all its protocols at once; we ask for the second.
+            found = cast(
+                Sequence[tuple[bytes, Sequence[_Entry]]],
+                client.xread({key: _id(position)}, count=READ_LIMIT, block=max(1, round(seconds * 1000))),
+            )
+        if not found:
+            return None
+        _, entries = found[0]
+        first = _first(entries)
+        if first is None or (first.epoch, first.number) != (position.epoch, position.number + 1):
+            return None
+        return self._batch(session_id, entries)
 
     def _after(self, session_id: SessionId, position: Position) -> LiveBatch | LiveGap | None:
         """What follows `position`; None if that is the end of the stream."""
@@ -102,11 +115,14 @@ class RedisLiveReplay:
             return LiveGap(reason, self.tail(session_id))
         if not entries:
             return None
+        return self._batch(session_id, entries) or LiveGap(GapReason.UNAVAILABLE, self.tail(session_id))
+
+    def _batch(self, session_id: SessionId, entries: Sequence[_Entry]) -> LiveBatch | None:
+        """The events; None if a newer release wrote them: to this one they are lost, and it goes on behind them."""
         try:
             events = tuple(_event(session_id, entry) for entry in entries)
         except (UnsupportedRecordSchemaVersion, ValueError):
-            # A newer release wrote them. To this one they are lost, and it goes on behind them.
-            return LiveGap(GapReason.UNAVAILABLE, self.tail(session_id))
+            return None
         return LiveBatch(events, events[-1].cursor)
 
 
