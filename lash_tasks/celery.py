@@ -77,7 +77,6 @@ def create_celery(
         task_default_queue=DEFAULT_QUEUE,
         task_queues=[KombuQueue(DEFAULT_QUEUE), *map(declaration, consumable_queues(names))],
         task_create_missing_queues=False,
-        task_send_sent_event=True,
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=False,

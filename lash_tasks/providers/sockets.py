@@ -102,14 +102,24 @@ class _Stream(httpcore.NetworkStream):
     def __init__(self, connection: socket.socket, line: Line) -> None:
         self._socket = connection
         self._line = line
+        self._timeout: float | None = None
+        self._unsent = b""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._unsent:
+            with suppress(httpcore.WriteError):  # a server that refuses a request early has answered all the same
+                self._send(timeout)
         with self._blocking(timeout, httpcore.ReadTimeout, httpcore.ReadError):
             return self._socket.recv(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Keep it until the answer is read: so the head of a request and its body go in one piece."""
+        self._unsent += buffer
+
+    def _send(self, timeout: float | None) -> None:
+        unsent, self._unsent = self._unsent, b""
         with self._blocking(timeout, httpcore.WriteTimeout, httpcore.WriteError):
-            self._socket.sendall(buffer)
+            self._socket.sendall(unsent)
 
     def close(self) -> None:
         self._socket.close()
@@ -140,7 +150,10 @@ class _Stream(httpcore.NetworkStream):
     @contextmanager
     def _blocking(self, timeout: float | None, timed_out: type[Exception], failure: type[Exception]) -> Iterator[None]:
         exchange, connection = self._line.exchange, self._socket
-        connection.settimeout(exchange.seconds(timeout, timed_out))
+        seconds = exchange.seconds(timeout, timed_out)
+        if seconds != self._timeout:  # as a rule it is the same again, and each setting is a call of the kernel
+            connection.settimeout(seconds)
+            self._timeout = seconds
         with exchange.blocking(lambda: _shut(connection), timed_out, failure):
             yield
 

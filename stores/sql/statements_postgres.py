@@ -104,31 +104,27 @@ _OURS: LiteralString = """lash_turns t WHERE t.session_id = %(session_id)s::text
   AND t.holder = %(worker)s::text AND t.fence = (SELECT fence FROM lash_fences WHERE scope = %(scope)s::text)"""
 
 OPENED_BATCHES: LiteralString = f"""
-WITH ours AS (SELECT t.batch_ids FROM {_OURS})
-SELECT b.* FROM ours
+WITH {_CLOCK}, ours AS (SELECT t.session_id, t.turn_id, t.agent, t.batch_ids FROM {_OURS})
+SELECT own.*,
+  EXISTS (
+    SELECT 1 FROM lash_turn_cancels c WHERE c.session_id = ours.session_id AND c.turn_id = ours.turn_id) AS cancel,
+  coalesce((
+    SELECT b.early AND b.agent = ours.agent AND b.context_digest = own.context_digest FROM lash_batches b
+    WHERE {_READY} ORDER BY b.seq LIMIT 1), false) AS joinable
+FROM ours
 CROSS JOIN LATERAL json_array_elements_text(ours.batch_ids::json) WITH ORDINALITY AS wanted(id, place)
-JOIN lash_batches b ON b.id = wanted.id ORDER BY wanted.place"""
-
-OPENED_JOURNAL: LiteralString = f"""
-WITH ours AS (SELECT t.turn_id FROM {_OURS})
-SELECT e.replay_key, e.ordinal, e.fence, e.state, e.envelope, coalesce(e.outcome, blob.content) AS outcome
-FROM ours JOIN lash_effects e ON e.scope = %(scope)s::text || '/' || ours.turn_id
-LEFT JOIN lash_blobs blob ON blob.ref = e.outcome_ref ORDER BY e.ordinal, e.replay_key"""
+JOIN lash_batches own ON own.id = wanted.id ORDER BY wanted.place"""
 
 OPENED_HISTORY: LiteralString = f"""
 WITH ours AS (SELECT t.session_id FROM {_OURS})
 SELECT n.* FROM ours JOIN lash_nodes n ON n.session_id = ours.session_id
 WHERE n.revision > %(known_revision)s::bigint ORDER BY n.revision, n.ordinal"""
 
-OPENED_FLAGS: LiteralString = f"""
-WITH {_CLOCK}, ours AS (SELECT t.session_id, t.turn_id, t.agent, t.batch_ids FROM {_OURS})
-SELECT
-  EXISTS (
-    SELECT 1 FROM lash_turn_cancels c WHERE c.session_id = ours.session_id AND c.turn_id = ours.turn_id) AS cancel,
-  coalesce((
-    SELECT b.early AND b.agent = ours.agent AND b.context_digest = own.context_digest FROM lash_batches b
-    WHERE {_READY} ORDER BY b.seq LIMIT 1), false) AS joinable
-FROM ours JOIN lash_batches own ON own.id = ours.batch_ids::json ->> 0"""
+# Read after the transaction, and only where there may be one: the fence that was raised keeps it as it is.
+JOURNAL: LiteralString = """
+SELECT e.replay_key, e.ordinal, e.fence, e.state, e.envelope, coalesce(e.outcome, blob.content) AS outcome
+FROM lash_effects e LEFT JOIN lash_blobs blob ON blob.ref = e.outcome_ref
+WHERE e.scope = %(effect_scope)s::text ORDER BY e.ordinal, e.replay_key"""
 
 # ---------------------------------------------------------------- record
 

@@ -63,7 +63,7 @@ class PostgresTurns:
             "now_ms": self._database.now_override(),
         }
         with self._database.postgres() as connection:
-            _, _, _, [opened], batches, journal, history, flags, _ = pipelined(
+            _, _, _, [opened], batches, history, _ = pipelined(
                 connection,
                 [
                     (sql.BEGIN, {}),
@@ -71,15 +71,16 @@ class PostgresTurns:
                     (sql.LOCK_FENCE, turn),
                     (sql.OPEN, turn),
                     (sql.OPENED_BATCHES, turn),
-                    (sql.OPENED_JOURNAL, turn),
                     (sql.OPENED_HISTORY, turn),
-                    (sql.OPENED_FLAGS, turn),
                     (sql.COMMIT, {}),
                 ],
             )
-        if opened["turn_id"] is None:
-            return NotOpened(opened["otherwise"])
-        intent = turn_intent(opened)
+            if opened["turn_id"] is None:
+                return NotOpened(opened["otherwise"])
+            intent, journal = turn_intent(opened), []
+            if opened["resumed"]:
+                journal_of = {"effect_scope": effect_scope(intent.session_id, intent.turn_id)}
+                [journal] = pipelined(connection, [(sql.JOURNAL, journal_of)])
         return OpenedTurn(
             intent=intent,
             resumed=opened["resumed"],
@@ -88,8 +89,8 @@ class PostgresTurns:
             batches=tuple(map(batch_record, batches)),
             journal=tuple(recorded_effect(row, intent) for row in journal),
             history=tuple(map(stored_node, history)),
-            cancel=flags[0]["cancel"],
-            joinable=flags[0]["joinable"],
+            cancel=batches[0]["cancel"],
+            joinable=batches[0]["joinable"],
         )
 
     def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:

@@ -47,7 +47,7 @@ def test_an_opening_is_one_round_trip(scene: Scene, round_trips: RoundTrips) -> 
     assert round_trips(lambda: scene.try_open(ALICE)) == 1, "with nothing to do"
     scene.send()
     assert round_trips(lambda: scene.open(ALICE)) == 1, "with a new turn"
-    assert round_trips(lambda: scene.open(BOB)) == 1, "with a turn to resume"
+    assert round_trips(lambda: scene.open(BOB)) == 2, "with a journal to read"
 
 
 def test_rows_of_many_turns_are_one_round_trip(scene: Scene, round_trips: RoundTrips) -> None:
