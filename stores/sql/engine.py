@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from lash_tasks.clock import SystemClock
 from lash_tasks.errors import ConfigurationError, StoreUnavailable
-from lash_tasks.stores.sql.pipeline import leave_unprepared
+from lash_tasks.stores.sql.pipeline import leave_unprepared, pipelined
 
 Dialect = Literal["postgresql", "sqlite"]
 
@@ -158,6 +158,11 @@ class Database:
                     raw.rollback()  # what an error left open; nothing to do as a rule
                     raw.autocommit = False
                     pooled.close()
+
+    def ask(self, query: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
+        """The rows of one hand-written query on Postgres, in one round trip."""
+        with self.postgres() as connection:
+            return pipelined(connection, [(query, parameters)])[0]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

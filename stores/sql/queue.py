@@ -180,11 +180,15 @@ class SqlInputQueue:
     def find(
         self, session_id: SessionId, *, batch_id: BatchId | None = None, source_key: str | None = None
     ) -> BatchRecord | None:
+        if self._database.dialect == "postgresql":
+            by = _BY_ID if batch_id is not None else _BY_KEY
+            found = self._database.ask(by, {"session_id": session_id, "name": batch_id or source_key})
+            return batch_record(found[0]) if found else None
         by_name = batches.c.id == batch_id if batch_id is not None else batches.c.source_key == source_key
         with self._database.reading() as connection:
             row = connection.execute(select(*_RECORD).where(batches.c.session_id == session_id, by_name))
-            found = row.mappings().one_or_none()
-        return None if found is None else batch_record(found)
+            stored = row.mappings().one_or_none()
+        return None if stored is None else batch_record(stored)
 
     def waiting(self, session_id: SessionId | None = None, limit: int = 200) -> list[BatchRecord]:
         now = now_of(self._database)
@@ -243,6 +247,11 @@ class SqlInputQueue:
 # ---------------------------------------------------------------- rows and conditions
 
 _RECORD = tuple(batches.c[field.name] for field in fields(BatchRecord))
+
+# Whoever waits for an answer asks this first and last.
+_FIND = f"SELECT {', '.join(column.name for column in _RECORD)} FROM lash_batches WHERE session_id = %(session_id)s"
+_BY_ID = f"{_FIND} AND id = %(name)s"
+_BY_KEY = f"{_FIND} AND source_key = %(name)s"
 
 _COPY = """
 INSERT INTO lash_batches (id, session_id, agent, input_digest, context_digest, early, exclusive, merge_key, payload,

@@ -12,7 +12,7 @@ from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.rows import stored_node
+from lash_tasks.stores.sql.rows import Row, stored_node
 from lash_tasks.stores.sql.tables import (
     batches,
     dead_letters,
@@ -25,6 +25,7 @@ from lash_tasks.stores.sql.tables import (
     usage,
 )
 
+_TURN = "SELECT * FROM lash_turns WHERE session_id = %(session_id)s AND turn_id = %(turn_id)s"
 _RAISE_FENCE = text(
     "INSERT INTO lash_fences (scope, fence) VALUES (:scope, 1)"
     " ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence + 1"
@@ -71,6 +72,9 @@ class SqlSessionStore:
             return [stored_node(row) for row in connection.execute(query).mappings()]
 
     def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None:
+        if self._database.dialect == "postgresql":
+            found = self._database.ask(_TURN, {"session_id": session_id, "turn_id": turn_id})
+            return _turn(found[0]) if found else None
         query = select(turns).where(turns.c.session_id == session_id, turns.c.turn_id == turn_id)
         with self._database.reading() as connection:
             row = connection.execute(query).mappings().one_or_none()
@@ -132,7 +136,7 @@ def _head(row: RowMapping) -> SessionHead:
     )
 
 
-def _turn(row: RowMapping) -> TurnRecord:
+def _turn(row: Row) -> TurnRecord:
     result = None if row["result"] is None else decode(AssembledTurn, row["result"])
     return TurnRecord(
         session_id=SessionId(row["session_id"]),

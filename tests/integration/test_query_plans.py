@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import event, text
@@ -142,9 +143,15 @@ def explain(database: Database, verb: Callable[[Database], object]) -> list[tupl
             cursor.execute(f"EXPLAIN {statement}", parameters)
             found.append((statement, "\n".join(line for (line,) in cursor.fetchall())))
 
+    def ask(query: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
+        plan = Database.ask(database, f"EXPLAIN {query}", parameters)
+        found.append((query, "\n".join(line for row in plan for line in row.values())))
+        return Database.ask(database, query, parameters)
+
     event.listen(database.engine, "before_cursor_execute", before)
     try:
-        verb(database)
+        with patch.object(database, "ask", ask):
+            verb(database)
     finally:
         event.remove(database.engine, "before_cursor_execute", before)
     return found
