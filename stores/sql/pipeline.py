@@ -23,6 +23,8 @@ from psycopg.rows import TupleRow
 Statement = tuple[str, Mapping[str, object]]
 """With parameters as `%(name)s`. Written by us, never by a user."""
 Row = dict[str, Any]
+_Form = tuple[bytes | None, bool]
+"""A value as the server takes it, and whether that is the binary form."""
 
 _TEXT, _BINARY = int(pq.Format.TEXT), int(pq.Format.BINARY)
 _BYTEA_OID = 17
@@ -73,7 +75,12 @@ def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Sta
     prepare = connection not in _unprepared
     try:
         pgconn.enter_pipeline_mode()
-        sent = [one for query, values in statements for one in _send(pgconn, known, query, values, prepare)]
+        forms: dict[int, dict[str, _Form]] = {}  # statements that share their values have them encoded once
+        sent = [
+            one
+            for query, values in statements
+            for one in _send(pgconn, known, query, values, forms.setdefault(id(values), {}), prepare)
+        ]
         pgconn.pipeline_sync()
         _flush(pgconn)
         error = _receive(pgconn, known, sent)
@@ -87,10 +94,18 @@ def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Sta
 
 
 def _send(
-    pgconn: pq.abc.PGconn, known: set[bytes], query: str, values: Mapping[str, object], prepare: bool
+    pgconn: pq.abc.PGconn,
+    known: set[bytes],
+    query: str,
+    values: Mapping[str, object],
+    forms: dict[str, _Form],
+    prepare: bool,
 ) -> Iterator[_Sent]:
     statement = _statements.get(query) or _statement(query)
-    parameters = [_encoded(values[name]) for name in statement.parameters]
+    for name in statement.parameters:
+        if name not in forms:
+            forms[name] = _encoded(values[name])
+    parameters = [forms[name] for name in statement.parameters]
     formats = [_BINARY if binary else _TEXT for _, binary in parameters]
     if not prepare:  # as psycopg does it for a pooler that keeps no statements
         pgconn.send_query_params(statement.sql, [value for value, _ in parameters], None, formats, _BINARY)
@@ -152,8 +167,8 @@ def _wait(pgconn: pq.abc.PGconn, events: int) -> int:
 # ---------------------------------------------------------------- values
 
 
-def _encoded(value: object) -> tuple[bytes | None, bool]:
-    """A value as the server takes it, and whether that is the binary form. DataError for a NUL in a text."""
+def _encoded(value: object) -> _Form:
+    """DataError for a NUL in a text."""
     match value:
         case None:
             return None, False
