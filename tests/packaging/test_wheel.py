@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -24,6 +27,22 @@ print(json.dumps({
     "tables": len(lash_tasks.stores.sql.tables.metadata.tables),
     "schedule": len(lash_tasks.beat_schedule.BEAT_SCHEDULE),
 }))
+"""
+
+IMPORT_WITH = """
+import importlib, sys
+from importlib.metadata import packages_distributions
+installed, allowed = packages_distributions(), set(sys.argv[1].split())
+
+class Uninstalled:
+    def find_spec(self, name, path=None, target=None):
+        owners = {owner.lower().replace("_", "-") for owner in installed.get(name.partition(".")[0], ())}
+        if owners and not owners & allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Uninstalled())
+for module in sys.argv[2:]:
+    importlib.import_module(module)
 """
 
 
@@ -109,3 +128,38 @@ def test_it_works_beside_a_foreign_stores_and_a_foreign_beat_schedule(wheel: Pat
     assert [Path(file).is_relative_to(site) for file in seen["files"]] == [False, False, True, True, True]
     assert seen["tables"] > 0
     assert seen["schedule"] > 0
+
+
+def what_pip_installs(name: str) -> set[str]:
+    """The distribution and all that it requires, without anybody's extras."""
+    found: set[str] = set()
+    pending = [name]
+    while pending:
+        name = canonicalize_name(pending.pop())
+        if name in found:
+            continue
+        try:
+            requires = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue  # of another platform
+        found.add(name)
+        wanted = [Requirement(line) for line in requires]
+        pending += [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
+
+
+def test_a_plain_installation_can_talk_to_the_brokers_and_databases(wheel: Path) -> None:
+    """kombu's Redis transport imports `packaging`, which celery does not require: workers of a fresh venv died."""
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        lines = archive.read(metadata).decode().splitlines()
+    wanted = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist: ")]
+    plain = [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    allowed = {"lash-tasks"}.union(*map(what_pip_installs, plain))
+    modules = ["kombu.transport.redis", "kombu.transport.pyamqp", "celery.bin.celery", "lash_tasks.cli.main"]
+    modules += ["lash_tasks.wiring", "lash_tasks.stores.sql.engine", "alembic.command"]
+    command = [sys.executable, "-c", IMPORT_WITH, " ".join(sorted(allowed)), *modules]
+    result = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
+    assert result.returncode == 0, result.stderr
