@@ -10,7 +10,7 @@ import itertools
 import re
 import select
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -30,6 +30,8 @@ _TEXT, _BINARY = int(pq.Format.TEXT), int(pq.Format.BINARY)
 _BYTEA_OID = 17
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 _numbers = itertools.count()
+_LOST_STATES = frozenset({"26000", "42P05", "0A000"})
+"""What is prepared there is not what we think: a pooler has mixed connections up, or a table has another column now."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,15 @@ class _Prepared:
     parameters: tuple[str, ...]
     columns: tuple[tuple[str, Callable[[bytes], Any]], ...] = ()
     """Names and decoders of its columns, known once it has returned rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A statement and its values as the server takes them."""
+
+    statement: _Prepared
+    values: Sequence[bytes | None]
+    formats: Sequence[int]
 
 
 @dataclass(slots=True)
@@ -66,21 +77,18 @@ def leave_unprepared(connection: psycopg.Connection[TupleRow]) -> None:
 def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Statement]) -> list[list[Row]]:
     """Run the statements in one round trip and return the rows of each.
 
-    The first error is raised when all answers are in; what it leaves open is the caller's to roll back. A connection
-    whose answers could not all be read is closed. Give BEGIN and COMMIT among the statements: psycopg's
-    `transaction()` waits at both ends.
+    The first error is raised when all answers are in; what it leaves open is the caller's to roll back. A value that
+    has no form is refused before anything is sent. A connection is closed when its answers could not all be read, or
+    when it has not prepared what it said. Give BEGIN and COMMIT among the statements: psycopg's `transaction()` waits
+    at both ends.
     """
     pgconn = connection.pgconn
     known = _known.setdefault(connection, set())
-    prepare = connection not in _unprepared
+    forms: dict[int, dict[str, _Form]] = {}  # statements that share their values have them encoded once
+    calls = [_call(query, values, forms.setdefault(id(values), {})) for query, values in statements]
     try:
         pgconn.enter_pipeline_mode()
-        forms: dict[int, dict[str, _Form]] = {}  # statements that share their values have them encoded once
-        sent = [
-            one
-            for query, values in statements
-            for one in _send(pgconn, known, query, values, forms.setdefault(id(values), {}), prepare)
-        ]
+        sent = list(_send(pgconn, calls, None if connection in _unprepared else set(known)))
         pgconn.pipeline_sync()
         _flush(pgconn)
         error = _receive(pgconn, known, sent)
@@ -89,33 +97,38 @@ def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Sta
         pgconn.finish()
         raise
     if error is not None:
+        if error.sqlstate in _LOST_STATES:
+            pgconn.finish()
+            raise psycopg.OperationalError("the connection has lost what was prepared on it") from error
         raise error
     return [one.rows for one in sent if one.statement is not None]
 
 
-def _send(
-    pgconn: pq.abc.PGconn,
-    known: set[bytes],
-    query: str,
-    values: Mapping[str, object],
-    forms: dict[str, _Form],
-    prepare: bool,
-) -> Iterator[_Sent]:
+def _call(query: str, values: Mapping[str, object], forms: dict[str, _Form]) -> _Call:
     statement = _statements.get(query) or _statement(query)
     for name in statement.parameters:
         if name not in forms:
             forms[name] = _encoded(values[name])
     parameters = [forms[name] for name in statement.parameters]
-    formats = [_BINARY if binary else _TEXT for _, binary in parameters]
-    if not prepare:  # as psycopg does it for a pooler that keeps no statements
-        pgconn.send_query_params(statement.sql, [value for value, _ in parameters], None, formats, _BINARY)
+    return _Call(
+        statement, [value for value, _ in parameters], [_BINARY if binary else _TEXT for _, binary in parameters]
+    )
+
+
+def _send(pgconn: pq.abc.PGconn, calls: Iterable[_Call], prepared: set[bytes] | None) -> Iterator[_Sent]:
+    """Send the calls; `prepared` are the names that need no preparation, or None to prepare nothing."""
+    for call in calls:
+        statement = call.statement
+        if prepared is None:  # as psycopg does it for a pooler that keeps no statements
+            pgconn.send_query_params(statement.sql, call.values, None, call.formats, _BINARY)
+            yield _Sent(statement)
+            continue
+        if statement.name not in prepared:
+            prepared.add(statement.name)
+            pgconn.send_prepare(statement.name, statement.sql)
+            yield _Sent(None, prepares=statement.name)
+        pgconn.send_query_prepared(statement.name, call.values, call.formats, _BINARY)
         yield _Sent(statement)
-        return
-    if statement.name not in known:
-        pgconn.send_prepare(statement.name, statement.sql)
-        yield _Sent(None, prepares=statement.name)
-    pgconn.send_query_prepared(statement.name, [value for value, _ in parameters], formats, _BINARY)
-    yield _Sent(statement)
 
 
 def _statement(query: str) -> _Prepared:

@@ -324,6 +324,72 @@ def test_a_rollback_leaves_the_hot_statements_in_place(postgres_url: str, thresh
                 connection.rollback()
 
 
+@pytest.mark.parametrize("loss", ["DISCARD ALL", "DEALLOCATE ALL"])
+def test_a_connection_that_lost_its_prepared_statements_fails_one_call_and_is_replaced(
+    postgres_url: str, loss: str
+) -> None:
+    """A pooler between us and the server reset the connection. We went on naming what was no longer prepared there,
+    and every later call on that connection failed with an error that nobody tried again."""
+    with opened(postgres_url, pool_size=1, max_overflow=0) as database:
+        ask_pipelined(database)
+        with database.postgres() as connection:
+            connection.execute(loss)
+
+        with pytest.raises(StoreUnavailable, match="connection lost"):
+            ask_pipelined(database)
+        ask_pipelined(database)
+
+
+def test_a_name_that_is_taken_on_the_server_fails_one_call(postgres_url: str) -> None:
+    """A pooler gave us a server connection on which another of our processes had prepared under the same name."""
+    with opened(postgres_url, pool_size=1, max_overflow=0) as database:
+        ask_pipelined(database)
+        with database.postgres() as connection:
+            names = connection.execute("SELECT name FROM pg_prepared_statements").fetchall()
+        database.engine.dispose()
+        with database.postgres() as connection:
+            for (name,) in names:
+                connection.execute(f"PREPARE {name} AS SELECT 2".encode())
+
+        with pytest.raises(StoreUnavailable, match="connection lost"):
+            ask_pipelined(database)
+        ask_pipelined(database)
+
+
+def test_a_new_column_fails_one_call_of_workers_that_run(postgres_url: str) -> None:
+    """A release added a column to a table that running workers read whole. The server refused what they had prepared,
+    "cached plan must not change result type", until each of them was started anew."""
+    with opened(postgres_url, pool_size=1, max_overflow=0) as database:
+        with database.transaction() as connection:
+            metadata.create_all(connection)
+            connection.execute(insert(fences).values(scope="s", fence=7))
+        whole = "SELECT f.* FROM lash_fences f"
+        before = database.ask(whole, {})
+        with database.transaction() as connection:
+            connection.execute(text("ALTER TABLE lash_fences ADD COLUMN colour text"))
+
+        with pytest.raises(StoreUnavailable, match="connection lost"):
+            database.ask(whole, {})
+        assert database.ask(whole, {}) == [{**before[0], "colour": None}]
+
+
+def test_a_statement_may_come_twice_in_the_first_round_trip(postgres_url: str) -> None:
+    """It was prepared twice, and the server refused the second."""
+    with opened(postgres_url) as database, database.postgres() as raw:
+        twice = [("SELECT %(text)s::text AS text", {"text": text}) for text in ("a", "b" * 1_000_000)]
+        assert [rows[0]["text"][-1] for rows in pipelined(raw, twice)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("refused", ["a\0b", "\ud800"])
+def test_a_text_that_postgres_cannot_hold_costs_no_connection(postgres_url: str, refused: str) -> None:
+    """It was found out in the middle of sending, so that the connection was closed and with it all idle ones."""
+    with opened(postgres_url, pool_size=1, max_overflow=0) as database:
+        (before,) = database.ask("SELECT pg_backend_pid() AS pid", {})
+        with pytest.raises((psycopg.DataError, UnicodeEncodeError)):
+            database.ask("SELECT %(text)s::text AS text", {"text": refused})
+        assert database.ask("SELECT pg_backend_pid() AS pid", {}) == [before]
+
+
 def test_connections_take_our_settings_beneath_those_of_url_and_options(postgres_url: str) -> None:
     def settings(database: Database) -> list[str]:
         names = ("application_name", "lock_timeout", "statement_timeout", "search_path")
