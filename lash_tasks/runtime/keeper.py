@@ -35,8 +35,10 @@ class LeaseKeeper:
         except LeaseStoreUnavailable:
             log.warning("leases could not be renewed", extra={"sessions": len(held)})
             return
+        # Asked again, because by now a lease may be that of a later turn of the same visit, or have no turn any more.
+        kept = {one.token for one in self._worker.engagements() if not one.leaving}
         for scope, state in states.items():
-            if held[scope].leaving:
+            if held[scope].token not in kept:
                 self._take_back(held[scope], state)
             elif state is not LeaseState.HELD:
                 log.warning("lease found changed", extra={"session_id": held[scope].session_id, "state": state.value})
@@ -96,11 +98,13 @@ class WorkerBeat:
         now = self._worker.clock.monotonic()
         stuck = []
         for one in self._worker.engagements():
-            if one.turn_id is None or one.deadline is None or now <= one.deadline:
+            deadline = one.deadline  # read once: the turn's thread clears it
+            if one.turn_id is None or deadline is None or now <= deadline:
                 continue
             extra = {"session_id": one.session_id, "turn_id": one.turn_id, "doing": one.doing.value}
+            if not self._worker.dismiss_turn(one):
+                continue  # it has ended while we looked, and its thread is at the next turn
             log.error("turn is stuck in an effect past its deadline and is given up", extra=extra)
-            self._worker.dismiss(one)
             one.interrupt.set(InterruptReason.LOST)
             stuck.append((one.session_id, one.turn_id, one.fence))
         return stuck

@@ -113,13 +113,17 @@ class SessionRunner:
             if engagement is None:
                 return RunVerdict.BUSY
             try:
-                if not services.leases.acquire(engagement.scope, engagement.token, services.lease_ttl_ms):
-                    return RunVerdict.BUSY
+                acquired = services.leases.acquire(engagement.scope, engagement.token, services.lease_ttl_ms)
             except LeaseStoreUnavailable:
                 log.warning("no turn starts without leases", extra={"session_id": session_id})
                 return RunVerdict.NO_LEASES
-            services.reached(CrashPoint.AFTER_LEASE)
-            visit = self._visit(engagement)
+            if acquired:
+                services.reached(CrashPoint.AFTER_LEASE)
+                visit = self._visit(engagement)
+        if not acquired:
+            if engagement.knocked:  # by one who left no mark on the lease, for our sake; its holder may be gone by now
+                services.doorbell.ring_session(session_id)
+            return RunVerdict.BUSY
         services.reached(CrashPoint.AFTER_RELEASE)
         if visit.leaves_something():
             self._look_again(session_id)

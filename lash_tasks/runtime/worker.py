@@ -104,6 +104,16 @@ class Worker:
         with self._idle:
             self._idle.notify_all()
 
+    def dismiss_turn(self, engagement: Engagement) -> bool:
+        """As `dismiss`, but not when another turn of the same visit has followed; whether it was dismissed."""
+        with self._lock:
+            current = self._engaged.get(engagement.session_id) is engagement
+            if current:
+                del self._engaged[engagement.session_id]
+        with self._idle:
+            self._idle.notify_all()
+        return current
+
     def engagements(self) -> list[Engagement]:
         with self._lock:
             return list(self._engaged.values())

@@ -147,6 +147,35 @@ def test_a_lease_let_go_of_during_a_renewal_does_not_come_back(
     assert leases.holder_is(ONE, None)
 
 
+def test_a_lease_let_go_of_by_a_later_turn_during_a_renewal_does_not_come_back(
+    keeper: LeaseKeeper, leases: Leases, turn: Engagement, worker: Worker
+) -> None:
+    """The keeper held on to the turn that it had found. That one was over, another had followed and let go of the
+    lease; so the renewal asserted a lease that nobody was behind, and the session stood still until it expired."""
+
+    def goes_on_and_lets_go() -> None:
+        following = worker.next_turn(turn)
+        assert following is not None
+        following.leaving = True
+        leases.release(turn.scope, OURS)
+
+    leases.before = goes_on_and_lets_go
+    keeper.keep()
+    assert leases.holder_is(ONE, None)
+
+
+def test_a_lease_that_redis_lost_under_a_later_turn_stays_asserted(
+    keeper: LeaseKeeper, leases: Leases, turn: Engagement, worker: Worker
+) -> None:
+    def goes_on() -> None:
+        worker.next_turn(turn)
+        leases.release(turn.scope, OURS)
+
+    leases.before = goes_on
+    keeper.keep()
+    assert leases.holder_is(ONE, OURS)
+
+
 def test_a_lease_let_go_of_after_a_renewal_is_not_taken_from_its_next_holder(
     keeper: LeaseKeeper, leases: Leases, turn: Engagement
 ) -> None:

@@ -46,6 +46,19 @@ def test_who_was_dismissed_does_not_end_the_engagement_of_its_successor(worker: 
             assert worker.engagements() == [successor]
 
 
+def test_a_stuck_turn_that_ended_after_all_takes_no_later_turn_with_it(worker: Worker) -> None:
+    """The beat found a turn past its deadline that ended in the same moment. It dismissed the turn that had followed
+    under the same lease: nobody renewed or beat for that any more, and it was given up in the middle of its work."""
+    with worker.engage(ONE, TOKEN) as stuck:
+        assert stuck is not None
+        following = worker.next_turn(stuck)
+        assert following is not None
+        assert not worker.dismiss_turn(stuck)
+        assert worker.engagements() == [following]
+        assert worker.dismiss_turn(following)
+        assert worker.next_turn(following) is None
+
+
 def test_a_drain_interrupts_those_that_do_what_it_names_or_all(worker: Worker) -> None:
     with worker.engage(ONE, TOKEN) as one, worker.engage(TWO, TOKEN) as two:
         assert one is not None

@@ -10,6 +10,7 @@ import pytest
 
 from lash_tasks import TurnContext, tool
 from lash_tasks.clock import FakeClock
+from lash_tasks.domain.ids import LeaseToken, fence_scope
 from lash_tasks.errors import ErrorCode
 from lash_tasks.ports import Interrupt, InterruptReason, ModelCall
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -18,6 +19,7 @@ from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores
 from lash_tasks.stores.memory import open_memory_stores
+from lash_tasks.stores.memory.leases import MemoryLeases
 from lash_tasks.stores.protocols import NotOpened, OpenedTurn, OpenRequest
 from lash_tasks.stores.sql import tables
 from lash_tasks.wiring import WorkerParts
@@ -26,6 +28,7 @@ from tests.turns.models import Model, calls, says, script
 from tests.turns.stage import SESSION, Death, SimulatedDeath, Stage, agent
 
 TTL = 6.0
+THEIRS = LeaseToken("theirs")
 ANSWERED = "You said: hello"
 
 
@@ -231,6 +234,34 @@ def test_a_deleted_session_stops_the_turn_that_runs_in_it(stage: Stage) -> None:
     assert stage.run() is RunVerdict.FENCED
     assert set(stage.row_counts().values()) <= {0, 1}
     assert stage.row_counts()["lash_nodes"] == 0
+
+
+# ---------------------------------------------------------------- on the way out
+
+
+def test_a_doorbell_turned_away_by_one_who_is_turned_away_himself_is_rung_again(stage: Stage) -> None:
+    """A thread of this process had asked for a lease that another worker held, and had not heard the answer yet. A
+    second doorbell was turned away here for the first one's sake, and left no mark at the lease. Meanwhile the holder
+    let go and found nothing: the second doorbell's input waited for the sweep."""
+    worker: list[WorkerParts] = []
+
+    class Answered(MemoryLeases):
+        def acquire(self, scope: str, token: LeaseToken, ttl_ms: int) -> bool:
+            answer = super().acquire(scope, token, ttl_ms)
+            if not answer:
+                self.release(scope, THEIRS)
+                stage.send("hello")
+                assert run(worker[0]) is RunVerdict.BUSY
+            return answer
+
+    leases = Answered(stage.clock)
+    assert leases.acquire(fence_scope(SESSION), THEIRS, 6000)
+    with stage.worker(wrap=lambda stores: replace(stores, leases=leases)) as parts:
+        worker.append(parts)
+        stage.rings.sessions.clear()
+        assert run(parts) is RunVerdict.BUSY
+        assert stage.rings.sessions == [SESSION, SESSION]  # that of the sending, and that of who was turned away
+        assert run(parts) is RunVerdict.COMMITTED
 
 
 # ---------------------------------------------------------------- when the holder is stuck
