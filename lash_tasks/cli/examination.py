@@ -114,6 +114,8 @@ def _broker(settings: Settings) -> Finding:
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=5)
+    except ImportError as error:
+        return Finding("broker", Health.FAILED, f"cannot be used: {error}", "install what kombu needs for this broker")
     except Exception as error:
         reason = f"cannot be reached ({type(error).__name__})"
         return Finding("broker", Health.FAILED, reason, "check LASH_BROKER_URL and that the server runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -281,6 +282,8 @@ _CONNECTION_PROBLEMS = (
     "no pg_hba.conf entry",
 )
 
+_MISSING_DATABASE = re.compile(r'database ".*" does not exist')
+
 
 @contextmanager
 def store_errors() -> Iterator[None]:
@@ -322,4 +325,6 @@ def unavailable_reason(error: BaseException | None) -> str | None:
 
 
 def _connection_problem(message: str) -> str:
+    if _MISSING_DATABASE.search(message):
+        return "the server has no database of this name: create it"
     return next((problem for problem in _CONNECTION_PROBLEMS if problem in message), "connection lost")

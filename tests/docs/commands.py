@@ -24,7 +24,7 @@ from lash_tasks.queues import Names
 from lash_tasks.settings import VARIABLES
 from tests.docs.blocks import ROOT, Block
 
-OTHERS = {"cd", "curl", "git", "kill", "python", "python3", "pytest", "psql", "redis-cli"}
+OTHERS = {".", "cd", "createdb", "curl", "git", "kill", "python", "python3", "pytest", "psql", "redis-cli"}
 """Commands that are not ours and that a reader knows."""
 OUR_OWN_APPLICATIONS = {"BOOKSHOP_BROKER_URL", "CELERY_BROKER_URL", "DATABASE_URL", "OPENAI_API_KEY", "VLLM_KEY"}
 
