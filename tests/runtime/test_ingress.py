@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from lash_tasks.domain.codec import decode, digest
+from lash_tasks.domain.codec import decode
 from lash_tasks.domain.ids import blob_ref
-from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.messages import ImagePart, TextPart
 from lash_tasks.domain.queue import BatchRecord, CancelVerdict
 from lash_tasks.errors import ErrorCode, IdempotencyConflict, InvalidInput, LashError, NotFound, SessionBusy
@@ -241,7 +241,7 @@ def test_the_context_digest_is_the_one_that_the_turn_computes(scene: Scene) -> N
     context = decode(QueuedInput, only_batch(scene).payload).context
     assert context == {"a": {"3": 1.0}, "b": [1, 2]}
     with scene.database.reading() as connection:
-        assert connection.execute(select(batches.c.context_digest)).scalar_one() == digest(context)
+        assert connection.execute(select(batches.c.context_digest)).scalar_one() == context_digest(context)
 
 
 def test_nul_bytes_in_text_are_kept(scene: Scene) -> None:
