@@ -1,0 +1,57 @@
+"""What is committed, for reading, and the bytes that rows point at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lash_tasks.domain.ids import BlobRef, SessionId, TurnId
+from lash_tasks.domain.sessions import SessionHead, StoredNode
+from lash_tasks.domain.turns import TurnRecord
+from lash_tasks.domain.usage import UsageTotal
+
+
+class SessionStore(Protocol):
+    """What is committed, for reading; and the end of a session."""
+
+    def head(self, session_id: SessionId) -> SessionHead | None: ...
+
+    def sessions(self, limit: int = 100, after: SessionId | None = None) -> list[SessionHead]:
+        """Sessions that are not deleted, by id, from after `after` on."""
+        ...
+
+    def history(self, session_id: SessionId, after_revision: int = 0) -> list[StoredNode]:
+        """The nodes of the active path, oldest first."""
+        ...
+
+    def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None: ...
+
+    def turns(self, session_id: SessionId, limit: int = 100, after_index: int = 0) -> list[TurnRecord]:
+        """Turns of a session by index, the unfinished one included."""
+        ...
+
+    def usage(self, session_id: SessionId | None = None, since_ms: int = 0) -> list[UsageTotal]:
+        """What committed turns have used, of one session or of all that are not deleted, by source and model.
+
+        With `since_ms` only what was committed then or later.
+        """
+        ...
+
+    def delete(self, session_id: SessionId) -> bool:
+        """Tombstone the session, break the fence of whoever drives it, remove its rows but keep its fence.
+
+        Every later enqueue is SessionDeleted and every later commit is fenced. Idempotent; False if unknown.
+        """
+        ...
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes."""
+
+    def put(self, contents: Sequence[bytes]) -> list[BlobRef]:
+        """Store what is not there yet. Idempotent."""
+        ...
+
+    def get(self, ref: BlobRef) -> bytes:
+        """The bytes; NotFound."""
+        ...
