@@ -29,6 +29,7 @@ class LiveWriter:
         self._waiting: list[TurnActivity] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._stopping = False
         self._overflowed = False
         self._urgent = False
 
@@ -43,13 +44,18 @@ class LiveWriter:
     def start(self) -> None:
         with self._changed:
             if self._thread is None:
+                self._stopping = False
                 self._thread = threading.Thread(target=self._run, name="lash-live", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
-        """Send what waits and end the thread. Idempotent."""
+        """Send what waits and end the thread. Idempotent.
+
+        Until the thread has nothing left, events still go behind those that wait: a turn that outlived the drain is
+        not to overtake itself.
+        """
         with self._changed:
-            thread, self._thread = self._thread, None
+            thread, self._stopping = self._thread, True
             self._changed.notify()
         if thread is not None:
             thread.join()
@@ -70,11 +76,12 @@ class LiveWriter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._thread is None)
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
                 together, self._waiting, self._urgent = self._waiting, [], False
                 if not together:
+                    self._thread = None
                     return
             for start in range(0, len(together), MAX_TOGETHER):
                 self._live.append(together[start : start + MAX_TOGETHER])
             with self._changed:
-                self._changed.wait_for(lambda: self._urgent or self._thread is None, LINGER_SECONDS)
+                self._changed.wait_for(lambda: self._urgent or self._stopping, LINGER_SECONDS)
