@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from tests.faults.cluster import Cluster
+from tests.faults.load import ROUNDS, check_answers
 
 SESSIONS = 40
-MESSAGES = 3
 
 
 @pytest.mark.timeout(180)
 def test_every_message_of_forty_sessions_is_answered_once_and_in_order(cluster: Cluster) -> None:
     with cluster.worker(), cluster.worker(), cluster.client() as client:
         receipts = []
-        for number in range(MESSAGES):
+        for number in range(ROUNDS):
             for session in range(SESSIONS):
                 text, key = f"s{session} m{number}", f"key-{session}-{number}"
                 receipt = client.send(f"load-{session}", text, agent="counter", idempotency_key=key)
@@ -26,11 +24,4 @@ def test_every_message_of_forty_sessions_is_answered_once_and_in_order(cluster: 
                 receipts.append(receipt)
         for receipt in receipts:
             assert receipt.result(timeout=120).ok
-
-        for session in range(SESSIONS):
-            texts = [f"s{session} m{number}" for number in range(MESSAGES)]
-            assert cluster.answers(client, f"load-{session}") == [f"answer: {text}" for text in texts]
-        texts = [f"s{session} m{number}" for session in range(SESSIONS) for number in range(MESSAGES)]
-        assert cluster.model_calls() == Counter({(text, call): 1 for text in texts for call in (1, 2)})
-        assert cluster.tool_counts() == Counter(texts)
-        assert cluster.unfinished(client) == 0
+        check_answers(cluster, client, sessions=SESSIONS)

@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
-from lash_tasks.client import Client, Receipt
+from lash_tasks.client import Receipt
 from tests.faults.cluster import Cluster
+from tests.faults.load import ROUNDS, check_answers, run_with_loss, send_round
 from tests.faults.test_foreign_celery import send_foreign
 from tests.faults.test_kills import TAKE_OVER_SECONDS, kill_in_the_middle
 from tests.rabbitmq.server import PrivateRabbitMQ
 from tests.services import PrivateRedis, wait_until
 
-SESSIONS = 20
-MESSAGES = 3
-
 pytestmark = pytest.mark.timeout(240)
-
-
-def send_round(client: Client, number: int) -> list[Receipt]:
-    return [client.send(f"load-{n}", f"s{n} m{number}", agent="counter") for n in range(SESSIONS)]
-
-
-def check_answers(cluster: Cluster, client: Client, *others: str) -> None:
-    """Every message once, in order, and paid for once."""
-    for n in range(SESSIONS):
-        assert cluster.answers(client, f"load-{n}") == [f"answer: s{n} m{number}" for number in range(MESSAGES)]
-    texts = [*others, *(f"s{n} m{number}" for n in range(SESSIONS) for number in range(MESSAGES))]
-    assert cluster.tool_counts() == Counter(texts)
-    assert cluster.model_calls() == Counter({(text, call): 1 for text in texts for call in (1, 2)})
-    assert cluster.unfinished(client) == 0
 
 
 def test_every_message_is_answered_once_and_in_order_and_redis_sees_no_message(
     cluster: Cluster, private_redis: PrivateRedis
 ) -> None:
     with cluster.worker(), cluster.worker(), cluster.client() as client:
-        receipts = [receipt for number in range(MESSAGES) for receipt in send_round(client, number)]
+        receipts = [receipt for number in range(ROUNDS) for receipt in send_round(client, number)]
         for receipt in receipts:
             assert receipt.result(timeout=90).ok
         check_answers(cluster, client)
@@ -82,24 +65,8 @@ def test_a_broker_that_goes_away_in_mid_load_changes_latency_only(
             rabbitmq.kill()
             rabbitmq.start()
 
-    held = "kept [hold]"
-    cluster.hold.touch()
-    with cluster.worker() as one, cluster.worker() as two, cluster.client() as client:
-        running = client.send("running", held, agent="counter")
-        wait_until(lambda: cluster.tool_counts()[held] == 1, 20, "the held tool to begin")
-        receipts = send_round(client, 0)
-        lose_the_broker()
-        receipts += send_round(client, 1)
-        lose_the_broker()
-        receipts += send_round(client, 2)
-        for receipt in receipts:
-            assert receipt.result(timeout=90).ok
-        cluster.hold.unlink()
-        assert running.result(timeout=30).ok
-        for worker in (one, two):
-            assert worker.running
-            assert "UnexpectedFrame" not in worker.text()
-        check_answers(cluster, client, held)
+    for worker in run_with_loss(cluster, lose_the_broker):
+        assert "UnexpectedFrame" not in worker.text()
 
 
 def test_a_sender_is_held_up_by_no_broker_that_is_down_or_has_dropped_its_connection(
