@@ -12,9 +12,9 @@ from sqlalchemy import func, select
 from lash_tasks.clock import FakeClock
 from lash_tasks.domain.activity import ActivityType, TurnActivity
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import JsonValue, decode, digest, encode
+from lash_tasks.domain.codec import JsonValue, decode, encode
 from lash_tasks.domain.ids import BatchId, MessageId, NodeId, SessionId, TurnId, WorkerId
-from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.messages import Message, Role, TextPart
 from lash_tasks.domain.sessions import Node
 from lash_tasks.domain.turns import (
@@ -205,7 +205,7 @@ class Scene:
                 batch_ids=intent.batch_ids,
                 refuse_if_joinable=False,
                 agent=intent.agent,
-                context_digest=digest(decode(QueuedInput, opened.batches[0].payload).context),
+                context_digest=context_digest(decode(QueuedInput, opened.batches[0].payload).context),
                 nodes=(Node(NodeId(message.id), None, message),),
                 usage=usage,
                 stamp="stamp",

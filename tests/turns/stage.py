@@ -15,7 +15,7 @@ from sqlalchemy import Table, func, select, text
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.domain.codec import JsonObject, digest, encode, to_json
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId, WorkerId
-from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.messages import Message, TextPart, unanswered_calls
 from lash_tasks.domain.queue import BatchDraft, BatchState
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
@@ -244,7 +244,7 @@ class Stage:
             agent=name,
             payload=payload,
             input_digest=digest(text),
-            context_digest=digest(context),
+            context_digest=context_digest(context),
             early=True,
         )
         with self.reading() as stores:
