@@ -15,7 +15,8 @@ from lash_tasks import Client, Settings, embedded
 from tests.embedded.application import AGENT, Model, application
 
 PATIENCE = 20.0
-HEARD_WITHIN_MS = 100
+HEARD_WITHIN_MS = 500
+"""Of the median, on a machine that runs other tests beside; alone it is a few."""
 
 SENDER = """
 import json, sys
@@ -31,7 +32,7 @@ print(json.dumps(stored))
 """
 
 
-def test_input_of_another_process_is_heard_within_a_tenth_of_a_second(
+def test_input_of_another_process_is_heard_without_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "SWEEP_SECONDS", 3600.0)  # what is heard now was not found by the sweep
