@@ -32,9 +32,7 @@ print(json.dumps(stored))
 """
 
 
-def test_input_of_another_process_is_heard_without_a_sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_input_of_another_process_is_heard_without_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "SWEEP_SECONDS", 3600.0)  # what is heard now was not found by the sweep
     model = Model(tmp_path)
     with application(tmp_path, model):
