@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +18,15 @@ from tests.turns.stage import AGENT, SESSION, Stage, agent
 
 Meter = Callable[[Callable[[], object]], Counter[str]]
 
-POSTGRES_SEND = Counter(round_trips=1)
-POSTGRES_RUN = Counter(round_trips=1 + 3 + 1)
-"""Open, three records, commit. The look again is for those who were turned away meanwhile, and here nobody was."""
+POSTGRES_SEND = Counter(round_trips=1, transactions=1, statements=1)
+POSTGRES_RUN = Counter(round_trips=1 + 3 + 1, transactions=1 + 3 + 1, statements=7 + 3 + 1)
+"""Open, with its BEGIN and COMMIT, three records, commit. No look again: nobody was turned away meanwhile."""
 SQLITE_SEND = Counter(statements=2, writes=1)
 SQLITE_RUN = Counter(statements=38, writes=1 + 3 + 1)
 
 
 def postgres_meter(database: Database, directory: Path) -> Meter:
-    """Counts in the protocol how often the server said that it is ready for more."""
+    """Counts in the protocol what was executed, and how often the server said that it is ready for more."""
 
     def measure(action: Callable[[], object]) -> Counter[str]:
         protocol = directory / "protocol"
@@ -35,7 +36,9 @@ def postgres_meter(database: Database, directory: Path) -> Meter:
             action()
             with database.postgres() as connection:
                 connection.pgconn.untrace()
-        return Counter(round_trips=protocol.read_text().count("ReadyForQuery"))
+        text = protocol.read_text()
+        ready = re.findall(r"ReadyForQuery\t (.)", text)  # I: outside of a transaction
+        return Counter(round_trips=len(ready), transactions=ready.count("I"), statements=text.count("\tExecute\t"))
 
     return measure
 
