@@ -19,7 +19,7 @@ from lash_tasks.stores.sql.tables import PREFIX, VERSION_TABLE
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_HEAD = "0003_shorter_indexes"
+_HEAD = "0004_sessions_as_graphs"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_KEY = 0x6C617368
 _SIGNATURE = "lash-tasks, namespace "

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -55,6 +56,47 @@ sessions = Table(
     Column("turn_index", BigInteger, nullable=False, server_default="0"),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("deleted_at_ms", BigInteger),  # set: the tombstone of a deleted session
+    Column("name", Text),  # NULL: the id
+    Column("parent_id", Text),  # NULL: a root; else the session that this one is a child of
+    Column("caused_by", Text),  # JSON, of a child
+    Column("usage_source", Text),  # of a child: the label its usage has in the parent's report
+    Column("spec", Text),  # JSON: what the session says over its agent's own policy; NULL: nothing
+    Column("frame_id", Text),  # of the current frame; NULL: the initial one
+    Column("path_revision", BigInteger, nullable=False, server_default="0"),  # last that did more than add to the path
+    Column("visible_from", BigInteger, nullable=False, server_default="0"),  # first revision that the path may show
+    Column("leaf_revision", BigInteger),  # NULL: the leaf is the last node
+    Column("leaf_ordinal", Integer),
+    Column("branched", Boolean, nullable=False, server_default=false()),  # not every node lies on the path
+    Index(
+        "ix_lash_sessions_parent_id",
+        "parent_id",
+        postgresql_where=text("parent_id IS NOT NULL"),
+        sqlite_where=text("parent_id IS NOT NULL"),
+    ),
+)
+
+frames = Table(
+    "lash_frames",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("frame_id", Text, nullable=False),
+    Column("previous_id", Text),  # NULL: the initial frame, which has no row
+    Column("reason", Text, nullable=False),
+    Column("caused_by", Text),  # JSON
+    Column("assignment", Text, nullable=False),  # JSON: what turns in this frame are given
+    Column("opened_revision", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("session_id", "frame_id"),
+)
+
+states = Table(
+    "lash_states",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("name", Text, nullable=False),  # plugin:<id>, …
+    Column("generation", BigInteger, nullable=False),
+    Column("ref", Text, nullable=False),  # the body, a blob
+    PrimaryKeyConstraint("session_id", "name"),
 )
 
 fences = Table(
@@ -98,6 +140,10 @@ nodes = Table(
     Column("parent_id", Text),  # NULL: a root
     Column("frame_id", Text),  # NULL: the initial frame
     Column("message", LargeBinary, nullable=False),
+    Column("kind", Text),  # NULL: a message
+    Column("parent_revision", BigInteger),  # NULL with a parent: it stands just before, in the same commit
+    Column("parent_ordinal", Integer),
+    Column("tombstoned_at_ms", BigInteger),  # set: hidden, until vacuum removes it
     PrimaryKeyConstraint("session_id", "revision", "ordinal"),
 )
 
@@ -121,6 +167,9 @@ batches = Table(
     Column("ended_at_ms", BigInteger),  # NULL until consumed, cancelled or dead
     Column("replay_of", Text),  # the dead batch whose input this is
     Column("payload", LargeBinary, nullable=False),
+    Column("kind", Text),  # NULL: input of a user
+    Column("urgent", Boolean, nullable=False, server_default=false()),  # goes before those that are not
+    Column("quiet_ms", BigInteger),  # NULL: does not wait for others of its merge key to stop coming
     UniqueConstraint("session_id", "source_key"),
     _one_of("state", BatchState),
     Index(
@@ -253,4 +302,15 @@ blobs = Table(
     metadata,
     Column("ref", Text, primary_key=True),
     Column("content", LargeBinary, nullable=False),
+    Column("touched_at_ms", BigInteger, nullable=False, server_default="0"),  # last put; the young are not collected
+)
+
+attachments = Table(
+    "lash_attachments",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("ref", Text, nullable=False),  # the blob
+    Column("intent_at_ms", BigInteger, nullable=False),  # written no later than the bytes
+    Column("committed_at_ms", BigInteger),  # NULL until a turn has committed it
+    PrimaryKeyConstraint("session_id", "ref"),
 )

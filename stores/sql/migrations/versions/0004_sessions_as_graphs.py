@@ -1,0 +1,98 @@
+"""Sessions have a policy, parents, frames and branches; input may be urgent, quiet or a command; blobs are counted."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004_sessions_as_graphs"
+down_revision = "0003_shorter_indexes"
+branch_labels = None
+depends_on = None
+
+
+def _columns() -> tuple[tuple[str, tuple[sa.Column[object], ...]], ...]:
+    return (
+        (
+            "lash_sessions",
+            (
+                sa.Column("name", sa.Text),
+                sa.Column("parent_id", sa.Text),
+                sa.Column("caused_by", sa.Text),
+                sa.Column("usage_source", sa.Text),
+                sa.Column("spec", sa.Text),
+                sa.Column("frame_id", sa.Text),
+                sa.Column("path_revision", sa.BigInteger, nullable=False, server_default="0"),
+                sa.Column("visible_from", sa.BigInteger, nullable=False, server_default="0"),
+                sa.Column("leaf_revision", sa.BigInteger),
+                sa.Column("leaf_ordinal", sa.Integer),
+                sa.Column("branched", sa.Boolean, nullable=False, server_default=sa.false()),
+            ),
+        ),
+        (
+            "lash_nodes",
+            (
+                sa.Column("kind", sa.Text),
+                sa.Column("parent_revision", sa.BigInteger),
+                sa.Column("parent_ordinal", sa.Integer),
+                sa.Column("tombstoned_at_ms", sa.BigInteger),
+            ),
+        ),
+        (
+            "lash_batches",
+            (
+                sa.Column("kind", sa.Text),
+                sa.Column("urgent", sa.Boolean, nullable=False, server_default=sa.false()),
+                sa.Column("quiet_ms", sa.BigInteger),
+            ),
+        ),
+        ("lash_blobs", (sa.Column("touched_at_ms", sa.BigInteger, nullable=False, server_default="0"),)),
+    )
+
+
+def upgrade() -> None:
+    for table, columns in _columns():
+        for column in columns:
+            op.add_column(table, column)
+    where = sa.text("parent_id IS NOT NULL")
+    op.create_index(
+        "ix_lash_sessions_parent_id", "lash_sessions", ["parent_id"], postgresql_where=where, sqlite_where=where
+    )
+    op.create_table(
+        "lash_frames",
+        sa.Column("session_id", sa.Text, nullable=False),
+        sa.Column("frame_id", sa.Text, nullable=False),
+        sa.Column("previous_id", sa.Text),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("caused_by", sa.Text),
+        sa.Column("assignment", sa.Text, nullable=False),
+        sa.Column("opened_revision", sa.BigInteger, nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "frame_id", name="pk_lash_frames"),
+    )
+    op.create_table(
+        "lash_states",
+        sa.Column("session_id", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("generation", sa.BigInteger, nullable=False),
+        sa.Column("ref", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "name", name="pk_lash_states"),
+    )
+    op.create_table(
+        "lash_attachments",
+        sa.Column("session_id", sa.Text, nullable=False),
+        sa.Column("ref", sa.Text, nullable=False),
+        sa.Column("intent_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("committed_at_ms", sa.BigInteger),
+        sa.PrimaryKeyConstraint("session_id", "ref", name="pk_lash_attachments"),
+    )
+
+
+def downgrade() -> None:
+    for table in ("lash_attachments", "lash_states", "lash_frames"):
+        op.drop_table(table)
+    op.drop_index("ix_lash_sessions_parent_id", "lash_sessions")
+    for table, columns in reversed(_columns()):
+        with op.batch_alter_table(table) as altered:
+            for column in reversed(columns):
+                altered.drop_column(column.name)
