@@ -25,6 +25,8 @@ Statement = tuple[str, Mapping[str, object]]
 Row = dict[str, Any]
 _Form = tuple[bytes | None, bool]
 """A value as the server takes it, and whether that is the binary form."""
+_Columns = tuple[tuple[str, Callable[[bytes], Any]], ...]
+"""The name and the decoder of each column of an answer."""
 
 _TEXT, _BINARY = int(pq.Format.TEXT), int(pq.Format.BINARY)
 _BYTEA_OID = 17
@@ -34,15 +36,13 @@ _LOST_STATES = frozenset({"26000", "42P05", "0A000"})
 """What is prepared there is not what we think: a pooler has mixed connections up, or a table has another column now."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Prepared:
     """A statement as the server knows it: by a name, with numbered parameters."""
 
     name: bytes
     sql: bytes
     parameters: tuple[str, ...]
-    columns: tuple[tuple[str, Callable[[bytes], Any]], ...] = ()
-    """Names and decoders of its columns, known once it has returned rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,11 @@ class _Sent:
 
 
 _statements: dict[str, _Prepared] = {}
-_known: WeakKeyDictionary[psycopg.Connection[TupleRow], set[bytes]] = WeakKeyDictionary()
-"""The names that each connection has prepared."""
+_known: WeakKeyDictionary[psycopg.Connection[TupleRow], dict[bytes, _Columns]] = WeakKeyDictionary()
+"""The names that each connection has prepared, with their columns once they have returned rows.
+
+Two connections may see different tables behind one statement; on one connection the server refuses another shape.
+"""
 _unprepared: WeakSet[psycopg.Connection[TupleRow]] = WeakSet()
 
 
@@ -83,12 +86,12 @@ def pipelined(connection: psycopg.Connection[TupleRow], statements: Sequence[Sta
     at both ends.
     """
     pgconn = connection.pgconn
-    known = _known.setdefault(connection, set())
+    known = None if connection in _unprepared else _known.setdefault(connection, {})
     forms: dict[int, dict[str, _Form]] = {}  # statements that share their values have them encoded once
     calls = [_call(query, values, forms.setdefault(id(values), {})) for query, values in statements]
     try:
         pgconn.enter_pipeline_mode()
-        sent = list(_send(pgconn, calls, None if connection in _unprepared else set(known)))
+        sent = list(_send(pgconn, calls, None if known is None else set(known)))
         pgconn.pipeline_sync()
         _flush(pgconn)
         error = _receive(pgconn, known, sent)
@@ -144,16 +147,17 @@ def _flush(pgconn: pq.abc.PGconn) -> None:
             pgconn.consume_input()
 
 
-def _receive(pgconn: pq.abc.PGconn, known: set[bytes], sent: Sequence[_Sent]) -> psycopg.Error | None:
+def _receive(pgconn: pq.abc.PGconn, known: dict[bytes, _Columns] | None, sent: Sequence[_Sent]) -> psycopg.Error | None:
+    """Read the answers into `sent` and what is prepared now into `known`; the first error, if there is one."""
     error: psycopg.Error | None = None
     for one in sent:
         while (result := _result(pgconn)) is not None:
             match result.status:
                 case pq.ExecStatus.TUPLES_OK if one.statement is not None:
-                    one.rows = _rows(one.statement, result)
+                    one.rows = _rows(_columns(one.statement, result, known), result)
                 case pq.ExecStatus.COMMAND_OK:
-                    if one.prepares is not None:
-                        known.add(one.prepares)
+                    if one.prepares is not None and known is not None:
+                        known[one.prepares] = ()
                 case pq.ExecStatus.PIPELINE_ABORTED:
                     pass
                 case _:
@@ -240,12 +244,18 @@ _DECODERS: Mapping[int, Callable[[bytes], Any]] = {
 }
 
 
-def _rows(statement: _Prepared, result: pq.abc.PGresult) -> list[Row]:
-    columns = statement.columns
-    if len(columns) != result.nfields:
-        statement.columns = columns = tuple(
+def _columns(statement: _Prepared, result: pq.abc.PGresult, known: dict[bytes, _Columns] | None) -> _Columns:
+    columns = known.get(statement.name) if known is not None else None
+    if not columns:
+        columns = tuple(
             ((result.fname(at) or b"").decode(), _DECODERS[result.ftype(at)]) for at in range(result.nfields)
         )
+        if known is not None:
+            known[statement.name] = columns
+    return columns
+
+
+def _rows(columns: _Columns, result: pq.abc.PGresult) -> list[Row]:
     get = result.get_value
     rows = []
     for row in range(result.ntuples):

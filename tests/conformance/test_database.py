@@ -380,6 +380,18 @@ def test_a_statement_may_come_twice_in_the_first_round_trip(postgres_url: str) -
         assert [rows[0]["text"][-1] for rows in pipelined(raw, twice)] == ["a", "b"]
 
 
+def test_each_connection_names_the_columns_that_its_own_tables_have(postgres_url: str) -> None:
+    """The columns of a statement were remembered for all connections. Two databases, or two search paths, that have
+    the columns of one table in another order got the values of each other's columns."""
+    with opened(postgres_url) as database, database.postgres() as one, database.postgres() as other:
+        one.execute("CREATE TEMP TABLE pair (key text, value text)")
+        one.execute("INSERT INTO pair VALUES ('k', 'v')")
+        other.execute("CREATE TEMP TABLE pair (value text, key text)")
+        other.execute("INSERT INTO pair VALUES ('v', 'k')")
+        for connection in (one, other, one, other):
+            assert pipelined(connection, [("SELECT * FROM pair", {})]) == [[{"key": "k", "value": "v"}]]
+
+
 @pytest.mark.parametrize("refused", ["a\0b", "\ud800"])
 def test_a_text_that_postgres_cannot_hold_costs_no_connection(postgres_url: str, refused: str) -> None:
     """It was found out in the middle of sending, so that the connection was closed and with it all idle ones."""
