@@ -24,7 +24,8 @@ from lash_tasks.roster import Roster
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
-from lash_tasks.wiring import Deps, WorkerParts, check_worker_settings, open_client_parts, open_worker
+from lash_tasks.tools.dispatch import OpenDeps
+from lash_tasks.wiring import WorkerParts, check_worker_settings, open_client_parts, open_worker
 
 if TYPE_CHECKING:
     from lash_tasks.client import Client
@@ -48,7 +49,7 @@ class Lash:
         agents: Sequence[Agent | str] = (),
         *,
         celery: celery_package.Celery | None = None,
-        deps: Deps | None = None,
+        deps: OpenDeps | None = None,
         providers: Mapping[str, NamedProvider] | None = None,
         embedded: bool = False,
         settings: Settings | None = None,
@@ -190,7 +191,7 @@ class Lash:
         tidy = django.tidy_agent if self._in_django else None
         return {name: tidy(agent) if tidy else agent for name, agent in self.agents.items()}
 
-    def _deps_to_run(self) -> Deps | None:
+    def _deps_to_run(self) -> OpenDeps | None:
         return django.tidy_deps(self.deps) if self._in_django else self.deps
 
     # ------------------------------------------------------------ embedded
@@ -226,7 +227,7 @@ class Lash:
         self.stop()
 
     def embedded_copy(
-        self, settings: Settings, *, providers: Mapping[str, NamedProvider], deps: Deps | None = None
+        self, settings: Settings, *, providers: Mapping[str, NamedProvider], deps: OpenDeps | None = None
     ) -> Lash:
         """The same agents embedded, on other settings and with other providers; this application stays as it is."""
         agents = list(self.agents.values())

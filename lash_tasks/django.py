@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
 
@@ -20,8 +20,7 @@ from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.definition import Tool
-
-Deps = Callable[[], AbstractContextManager[object]]
+from lash_tasks.tools.dispatch import OpenDeps
 
 
 def serves(app: celery.Celery) -> bool:
@@ -53,7 +52,7 @@ def agents_modules() -> Iterator[ModuleType]:
 # ---------------------------------------------------------------- connections
 
 
-def tidy_deps(deps: Deps | None) -> Deps:
+def tidy_deps(deps: OpenDeps | None) -> OpenDeps:
     """`deps` with Django's old and broken connections of the thread closed before it and after it."""
 
     @contextmanager

@@ -22,7 +22,8 @@ from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import open_stores
 from lash_tasks.stores.sql import schema
 from lash_tasks.tools.agents import Agent
-from lash_tasks.wiring import Deps, client_parts, open_worker
+from lash_tasks.tools.dispatch import OpenDeps
+from lash_tasks.wiring import client_parts, open_worker
 
 TURN_THREADS = 16
 FOREIGN_WRITES_SECONDS = 0.02
@@ -41,7 +42,7 @@ class EmbeddedStack:
         *,
         agents: Mapping[str, Agent],
         providers: Mapping[str, NamedProvider],
-        deps: Deps | None,
+        deps: OpenDeps | None,
         threads: int = TURN_THREADS,
         reached: Callable[[CrashPoint], None] = nothing_happens,
     ) -> None:

@@ -28,7 +28,7 @@ from lash_tasks.machine.requests import ModelRequest, ModelResponse, TerminalRea
 from lash_tasks.ports import Interrupt, ModelCall, ModelStream, Provider, ProviderFailure
 from lash_tasks.providers.scripted import ScriptedProvider, last_user_text
 from lash_tasks.settings import Settings
-from lash_tasks.wiring import Deps
+from lash_tasks.tools.dispatch import OpenDeps
 
 SESSION = "test"
 
@@ -159,7 +159,7 @@ class ScriptedLash:
 
 @contextmanager
 def run_scripted(
-    lash: Lash, script: Script, *, deps: Deps | None = None, database: Path | None = None
+    lash: Lash, script: Script, *, deps: OpenDeps | None = None, database: Path | None = None
 ) -> Iterator[ScriptedLash]:
     """Run an application in this process with a script in place of every model server.
 
@@ -184,7 +184,7 @@ def scripted_lash(tmp_path: Path) -> Iterator[Callable[..., ScriptedLash]]:
     with ExitStack() as opened:
         numbers = iter(range(1, 1000))
 
-        def start(lash: Lash, script: Script, *, deps: Deps | None = None) -> ScriptedLash:
+        def start(lash: Lash, script: Script, *, deps: OpenDeps | None = None) -> ScriptedLash:
             database = tmp_path / f"lash-{next(numbers)}.db"
             return opened.enter_context(run_scripted(lash, script, deps=deps, database=database))
 

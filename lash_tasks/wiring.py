@@ -7,7 +7,6 @@ import secrets
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -34,13 +33,11 @@ from lash_tasks.stores.bundle import Stores, open_stores
 from lash_tasks.stores.protocols import Pruning, WorkerRecord
 from lash_tasks.stores.sql import schema
 from lash_tasks.tools.agents import Agent
-from lash_tasks.tools.dispatch import ToolDispatcher
+from lash_tasks.tools.dispatch import OpenDeps, ToolDispatcher
 from lash_tasks.tools.rounds import RoundExecutor
 
 DAY_MS = 86_400_000
 ROUND_THREADS = 64
-
-Deps = Callable[[], AbstractContextManager[object]]
 
 
 def new_id() -> str:
@@ -151,7 +148,7 @@ def open_worker(
     *,
     agents: Mapping[str, Agent],
     providers: Mapping[str, NamedProvider],
-    deps: Deps | None,
+    deps: OpenDeps | None,
     doorbell: Doorbell,
     queues: Sequence[str],
     stores: Stores | None = None,

@@ -33,6 +33,7 @@ MAX_TOOL_THREADS = 256
 """Calls that may run at once in one process, those that were given up and still run included."""
 
 OpenDeps = Callable[[], AbstractContextManager[object]]
+"""The `deps` of an application: opened around every tool call, its value is `ToolContext.deps`."""
 
 
 class ToolDispatcher:

@@ -34,8 +34,8 @@ from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.definition import Tool
-from lash_tasks.tools.dispatch import ToolDispatcher
-from lash_tasks.wiring import Deps, WorkerParts, new_id, open_ingress, open_worker
+from lash_tasks.tools.dispatch import OpenDeps, ToolDispatcher
+from lash_tasks.wiring import WorkerParts, new_id, open_ingress, open_worker
 from tests.turns.models import Model
 
 SESSION = SessionId("customer-7")
@@ -135,7 +135,7 @@ class Stage:
     """The database's clock, if it is not its own."""
     shared: MemoryStores | None = None
     """Leases, slots and live events of all workers, in place of Redis."""
-    deps: Deps | None = None
+    deps: OpenDeps | None = None
     rings: Rings = field(default_factory=Rings)
     _beats: dict[WorkerId, WorkerBeat] = field(default_factory=dict)
     _reader: Stores = field(init=False)
