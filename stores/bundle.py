@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.settings import Settings
-from lash_tasks.stores.admissions import Admissions
 from lash_tasks.stores.protocols import (
+    Admissions,
     BlobStore,
     Fleet,
     InputQueue,

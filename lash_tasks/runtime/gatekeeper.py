@@ -27,7 +27,7 @@ from lash_tasks.ports import (
     Providers,
 )
 from lash_tasks.runtime.worker import Doing, Engagement, Worker
-from lash_tasks.stores.admissions import AdmissionRequest, Admissions
+from lash_tasks.stores.protocols import AdmissionRequest, Admissions
 
 PAUSE_SECONDS = 2.0
 """How long nobody asks a provider that had too many requests and did not say until when."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lash_tasks.clock import Clock, SystemClock
-from lash_tasks.stores.admissions import Admissions
 from lash_tasks.stores.memory.admissions import MemoryAdmissions
 from lash_tasks.stores.memory.leases import MemoryLeases
 from lash_tasks.stores.memory.live import MemoryLiveReplay
 from lash_tasks.stores.memory.slots import MemorySlots
-from lash_tasks.stores.protocols import Leases, Slots
+from lash_tasks.stores.protocols import Admissions, Leases, Slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from lash_tasks.clock import Clock
-from lash_tasks.stores.admissions import FIRST_HOLD_MS, GRACE_MS, MAX_WAIT_MS, MINUTE_MS, AdmissionRequest, NotYet
+from lash_tasks.stores.protocols.admissions import (
+    FIRST_HOLD_MS,
+    GRACE_MS,
+    MAX_WAIT_MS,
+    MINUTE_MS,
+    AdmissionRequest,
+    NotYet,
+)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ database cannot be reached or gave up (nothing was written, unless the verb says
 milliseconds of the database. Verbs are safe from any thread.
 """
 
+from lash_tasks.stores.protocols.admissions import AdmissionRequest, Admissions, NotYet
 from lash_tasks.stores.protocols.fleet import Beat, Fleet, WorkerRecord
 from lash_tasks.stores.protocols.queue import CallerEnqueued, CallerQueue, InputQueue
 from lash_tasks.stores.protocols.reading import BlobStore, SessionStore
@@ -35,6 +36,8 @@ from lash_tasks.stores.protocols.volatile import (
 from lash_tasks.stores.protocols.work import Pruning, Runnable, WorkStore
 
 __all__ = [
+    "AdmissionRequest",
+    "Admissions",
     "Beat",
     "BlobStore",
     "CallerEnqueued",
@@ -54,6 +57,7 @@ __all__ = [
     "LiveGap",
     "LiveReplay",
     "NotOpened",
+    "NotYet",
     "OpenRequest",
     "OpenedTurn",
     "Pinned",

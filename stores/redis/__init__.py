@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.errors import ConfigurationError
-from lash_tasks.stores.admissions import Admissions
-from lash_tasks.stores.protocols import Leases, LiveReplay, Slots
+from lash_tasks.stores.protocols import Admissions, Leases, LiveReplay, Slots
 from lash_tasks.stores.redis.admissions import RedisAdmissions
 from lash_tasks.stores.redis.connections import Connections, connect
 from lash_tasks.stores.redis.keys import Keys

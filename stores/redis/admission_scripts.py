@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 from redis import Redis
 
-from lash_tasks.stores.admissions import (
+from lash_tasks.stores.protocols.admissions import (
     FIRST_HOLD_MS,
     GRACE_MS,
     KEEP_MS,

@@ -9,7 +9,7 @@ from redis import Redis
 
 from lash_tasks.clock import Clock
 from lash_tasks.errors import LeaseStoreUnavailable
-from lash_tasks.stores.admissions import AdmissionRequest, NotYet
+from lash_tasks.stores.protocols import AdmissionRequest, NotYet
 from lash_tasks.stores.redis.admission_scripts import AdmissionScripts
 from lash_tasks.stores.redis.breaker import Breaker
 from lash_tasks.stores.redis.connections import reaching_redis

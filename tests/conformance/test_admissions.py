@@ -10,8 +10,8 @@ from threading import Lock
 import pytest
 
 from lash_tasks.clock import FakeClock
-from lash_tasks.stores.admissions import GRACE_MS, MAX_WAIT_MS, AdmissionRequest, Admissions, NotYet
 from lash_tasks.stores.memory import MemoryStores, open_memory_stores
+from lash_tasks.stores.protocols.admissions import GRACE_MS, MAX_WAIT_MS, AdmissionRequest, Admissions, NotYet
 from lash_tasks.stores.redis import RedisStores, open_redis_stores
 
 pytest_plugins = ["tests.redis_keys"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lash_tasks.clock import FakeClock
-from lash_tasks.stores.admissions import AdmissionRequest
 from lash_tasks.stores.memory.admissions import MemoryAdmissions
+from lash_tasks.stores.protocols import AdmissionRequest
 
 ASK = AdmissionRequest(
     provider="vllm",

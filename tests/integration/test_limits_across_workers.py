@@ -21,7 +21,7 @@ from lash_tasks.runtime.ingress import SendRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.runtime.worker import Doing
 from lash_tasks.settings import Settings
-from lash_tasks.stores.admissions import AdmissionRequest, NotYet
+from lash_tasks.stores.protocols import AdmissionRequest, NotYet
 from lash_tasks.stores.redis import open_redis_stores
 from lash_tasks.wiring import WorkerParts, open_worker
 from tests.endpoint import ModelEndpoint, Reply, error_reply, last_user_text, text_reply
@@ -185,7 +185,7 @@ def _doing(parts: WorkerParts) -> list[Doing]:
 
 HOLDER = """
 import sys, time
-from lash_tasks.stores.admissions import AdmissionRequest
+from lash_tasks.stores.protocols import AdmissionRequest
 from lash_tasks.stores.redis import open_redis_stores
 request = AdmissionRequest(provider="vllm", ticket="theirs", tokens=0, concurrency=1, requests_per_minute=None,
                            tokens_per_minute=None, ttl_ms=500)
