@@ -184,7 +184,7 @@ def _doing(parts: WorkerParts) -> list[Doing]:
 
 
 HOLDER = """
-import sys, time
+import select, sys
 from lash_tasks.stores.protocols import AdmissionRequest
 from lash_tasks.stores.redis import open_redis_stores
 request = AdmissionRequest(provider="vllm", ticket="theirs", tokens=0, concurrency=1, requests_per_minute=None,
@@ -192,15 +192,15 @@ request = AdmissionRequest(provider="vllm", ticket="theirs", tokens=0, concurren
 admissions = open_redis_stores(sys.argv[1]).admissions
 assert admissions.admit(request) is None
 print("inside", flush=True)
-while True:
+while not select.select([sys.stdin], [], [], 0.1)[0]:  # until the end of the process that started it
     admissions.renew("vllm", ["theirs"], 500)
-    time.sleep(0.1)
 """
 
 
 def test_the_place_of_a_killed_process_comes_back(redis_url: str) -> None:
     stores = open_redis_stores(redis_url)
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, redis_url], stdout=subprocess.PIPE, env=os.environ)
+    program = [sys.executable, "-c", HOLDER, redis_url]
+    holder = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"inside\n"

@@ -24,6 +24,7 @@ from lash_tasks.stores.sql.tables import metadata
 from lash_tasks.stores.sql.work import SqlWorkStore
 from tests.conformance.arrange import ALICE
 from tests.conformance.inputs import draft, serve
+from tests.postgres_protocol import ONE_CONNECTION, protocol_of
 
 AGENTS = ["support"]
 SESSION = SessionId("session-7")
@@ -119,18 +120,13 @@ def test_a_range_of_time_is_a_range_of_an_index(database: Database, verb: str, c
 
 
 def test_a_send_is_one_round_trip(postgres_url: str, tmp_path: Path) -> None:
-    database = Database.open(postgres_url, options={"pool_size": 1, "max_overflow": 0})
+    database = Database.open(postgres_url, options=ONE_CONNECTION)
     with database.transaction() as connection:
         metadata.create_all(connection)
     serve(database)
-    protocol = tmp_path / "protocol"
-    with protocol.open("w") as file:
-        with database.postgres() as raw:
-            raw.pgconn.trace(file.fileno())
-        SqlInputQueue(database).enqueue(draft(source_key="k", blobs=(Blob(blob_ref(b"picture"), b"picture"),)))
-        with database.postgres() as raw:
-            raw.pgconn.untrace()
-    assert protocol.read_text().count("ReadyForQuery") == 1
+    new = draft(source_key="k", blobs=(Blob(blob_ref(b"picture"), b"picture"),))
+    protocol = protocol_of(database, lambda: SqlInputQueue(database).enqueue(new), tmp_path)
+    assert protocol.count("ReadyForQuery") == 1
     database.close()
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-
 import pytest
 
-from lash_tasks.clock import FakeClock
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.machine.requests import ModelResponse
 from lash_tasks.ports import Interrupted, InterruptReason, ModelStream, ProviderFailure
 from lash_tasks.providers.retrying import RetryPolicy, with_retries
 from lash_tasks.runtime.interrupts import TurnInterrupt
+from tests.clocks import HookedClock
 from tests.providers.parts import RecordingStream
 
 ANSWER = ModelResponse((TextPart("Hello"),))
@@ -38,17 +35,6 @@ class Server:
 
 def passing(retry_after: float | None = None) -> ProviderFailure:
     return ProviderFailure("busy", code="503", retryable=True, retry_after=retry_after)
-
-
-class HookedClock(FakeClock):
-    """A FakeClock on which something happens when somebody begins to wait."""
-
-    on_wait: Callable[[], object] | None = None
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        if self.on_wait is not None:
-            self.on_wait()
-        return super().wait(event, seconds)
 
 
 class Run:

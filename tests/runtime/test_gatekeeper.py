@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
 
-from lash_tasks.clock import FakeClock
 from lash_tasks.domain.agents import ToolSpec
 from lash_tasks.domain.ids import BlobRef, CallId, LeaseToken, SessionId, WorkerId
 from lash_tasks.domain.messages import ImagePart, Role, TextPart, ToolCallPart
@@ -20,20 +17,10 @@ from lash_tasks.runtime.gatekeeper import Gatekeeper, estimated_tokens, pause_se
 from lash_tasks.runtime.interrupts import TurnInterrupt
 from lash_tasks.runtime.worker import Doing, Engagement, Worker
 from lash_tasks.stores.memory.admissions import MemoryAdmissions
+from tests.clocks import HookedClock
 
 REQUEST = ModelRequest("Answer.", (ModelMessage(Role.USER, (TextPart("x" * 33),)),))
 TTL_MS = 6_000
-
-
-class HookedClock(FakeClock):
-    """A FakeClock on which something happens when somebody begins to wait."""
-
-    on_wait: Callable[[], object] | None = None
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        if self.on_wait is not None:
-            self.on_wait()
-        return super().wait(event, seconds)
 
 
 class Known:

@@ -13,6 +13,7 @@ from lash_tasks import tool
 from lash_tasks.runtime.ingress import SendRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.stores.sql.engine import Database
+from tests.postgres_protocol import ONE_CONNECTION, protocol_of
 from tests.turns.models import Model, calls, says, script
 from tests.turns.stage import AGENT, SESSION, Stage, agent
 
@@ -29,14 +30,7 @@ def postgres_meter(database: Database, directory: Path) -> Meter:
     """Counts in the protocol what was executed, and how often the server said that it is ready for more."""
 
     def measure(action: Callable[[], object]) -> Counter[str]:
-        protocol = directory / "protocol"
-        with protocol.open("w") as file:
-            with database.postgres() as connection:
-                connection.pgconn.trace(file.fileno())
-            action()
-            with database.postgres() as connection:
-                connection.pgconn.untrace()
-        text = protocol.read_text()
+        text = protocol_of(database, action, directory)
         ready = re.findall(r"ReadyForQuery\t (.)", text)  # I: outside of a transaction
         return Counter(round_trips=len(ready), transactions=ready.count("I"), statements=text.count("\tExecute\t"))
 
@@ -69,8 +63,8 @@ def test_a_warm_turn_of_two_model_calls_and_a_tool(stage: Stage, tmp_path: Path)
 
     stage.agents, stage.model = [agent(look)], Model(script({"go": [calls(("look", "")), says("done")]}))
     postgres = stage.settings.dialect == "postgresql"
-    if postgres:  # one connection, so that it is known which one is measured
-        options = {**stage.settings.database_options, "pool_size": 1, "max_overflow": 0}
+    if postgres:
+        options = {**stage.settings.database_options, **ONE_CONNECTION}
         stage.settings = stage.settings.model_copy(update={"database_options": options})
     request = SendRequest.parse({"session_id": SESSION, "agent": AGENT, "text": "go"})
     with stage.worker() as parts:

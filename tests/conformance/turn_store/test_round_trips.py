@@ -13,9 +13,9 @@ from lash_tasks.domain.journal import RecordVerdict
 from lash_tasks.stores.protocols import CheckpointTaken, Committed
 from lash_tasks.stores.sql.engine import Database
 from tests.conformance.arrange import ALICE, BOB, Scene, journal_row, node
+from tests.postgres_protocol import ONE_CONNECTION, protocol_of
 
 RoundTrips = Callable[[Callable[[], object]], int]
-ONE_CONNECTION = {"pool_size": 1, "max_overflow": 0}
 
 
 @pytest.fixture
@@ -31,14 +31,7 @@ def round_trips(database: Database, tmp_path: Path) -> RoundTrips:
     """Counts how often the server said that it is ready for more while an action ran."""
 
     def count(action: Callable[[], object]) -> int:
-        protocol = tmp_path / "protocol"
-        with protocol.open("w") as file:
-            with database.postgres() as connection:
-                connection.pgconn.trace(file.fileno())
-            action()
-            with database.postgres() as connection:
-                connection.pgconn.untrace()
-        return protocol.read_text().count("ReadyForQuery")
+        return protocol_of(database, action, tmp_path).count("ReadyForQuery")
 
     return count
 
