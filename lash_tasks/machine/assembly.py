@@ -25,7 +25,7 @@ from lash_tasks.domain.turns import (
 )
 from lash_tasks.domain.usage import TokenUsage, UsageEntry
 from lash_tasks.errors import ErrorCode
-from lash_tasks.machine.turn import Turn
+from lash_tasks.machine.state import Turn
 
 _TRACEBACK = "Traceback (most recent call last)"
 _ERROR_LINE = re.compile(

@@ -15,15 +15,12 @@ resume a replay. And every order but Finish waits for exactly one fact; a fact o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import JsonValue, digest, parse_object, to_json
+from lash_tasks.domain.codec import JsonValue, parse_object
 from lash_tasks.domain.ids import (
-    BatchId,
-    CallId,
     ReplayKey,
-    effect_key,
     message_id,
     tool_attempt_key,
     tool_idempotency_key,
@@ -32,38 +29,28 @@ from lash_tasks.domain.ids import (
 from lash_tasks.domain.inputs import QueuedInput, injected_message, user_messages
 from lash_tasks.domain.journal import EffectKind, Envelope
 from lash_tasks.domain.messages import (
-    Message,
     Origin,
-    Part,
-    ReasoningPart,
     Role,
     TextPart,
     ToolCallPart,
-    ToolResultPart,
 )
 from lash_tasks.domain.turns import (
     FailureClass,
     IssueKind,
     StopKind,
-    ToolCallRecord,
     ToolOutcome,
     TurnIntent,
     TurnIssue,
-    TurnOutcome,
     finished,
-    stopped,
-    tool_cancelled,
     tool_failure,
 )
 from lash_tasks.domain.usage import UsageEntry
 from lash_tasks.errors import ErrorCode
 from lash_tasks.machine.effects import (
-    FINISH,
     CallModel,
     CheckOutput,
     CheckpointKind,
     CheckpointPassed,
-    Effect,
     Finish,
     InstructionsRendered,
     ModelReturned,
@@ -76,8 +63,18 @@ from lash_tasks.machine.effects import (
     ToolsReturned,
     TurnHalted,
 )
-from lash_tasks.machine.projection import Transcript, project
+from lash_tasks.machine.orders import call_model, check_output, finish, issue_of, next_key, order, stop, take_checkpoint
+from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelError, ModelResponse, TerminalReason
+from lash_tasks.machine.state import (
+    Step,
+    Turn,
+    added,
+    added_results,
+    ends_with_tool_results,
+    joined_text,
+    worth_keeping,
+)
 
 MACHINE_VERSION = 1
 """Raised when the machine would give other orders for the same facts; a turn is pinned to the one it began with."""
@@ -86,49 +83,16 @@ MAX_CORRECTIONS = 2
 """How often a model is told that its answer does not fit before the turn ends."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """A turn between two facts. Never stored: a resume rebuilds it from the journal."""
-
-    intent: TurnIntent
-    agent: AgentSnapshot
-    history: Transcript
-    """What was said before this turn."""
-    instructions: str = ""
-    added: tuple[Message, ...] = ()
-    """What this turn adds to the transcript."""
-    iteration: int = 0
-    next_effect_id: int = 1
-    usage: tuple[UsageEntry, ...] = ()
-    calls: tuple[ToolCallRecord, ...] = ()
-    issues: tuple[TurnIssue, ...] = ()
-    joined: tuple[BatchId, ...] = ()
-    models_failed: int = 0
-    """How many of the agent's models could not answer. None of them is asked again in this turn."""
-    corrections: int = 0
-    """How often the model was told in a row that its answer does not fit."""
-    output: JsonValue = None
-    """The answer as a JSON value, once it fits."""
-    waiting: Effect = FINISH
-    """The order whose fact is awaited."""
-    held: TurnOutcome | None = None
-    """How the turn ends if nothing joins at the checkpoint."""
-    outcome: TurnOutcome | None = None
-
-
-Step = tuple[Turn, Effect]
-
-
 def begin(intent: TurnIntent, agent: AgentSnapshot, history: Transcript, inputs: Sequence[QueuedInput]) -> Step:
     """The turn with its inputs in the transcript, and its first order."""
     ids = [message_id(intent.turn_index, ordinal) for ordinal in range(len(inputs))]
     turn = Turn(intent=intent, agent=agent, history=history, added=user_messages(inputs, ids))
     if agent.instructions is not None:
-        return _call_model(replace(turn, instructions=agent.instructions))
-    effect_id, key = _next_key(turn, EffectKind.SYNC_EXECUTION_ENVIRONMENT)
+        return call_model(replace(turn, instructions=agent.instructions))
+    effect_id, key = next_key(turn, EffectKind.SYNC_EXECUTION_ENVIRONMENT)
     request = {"agent": agent.name, "agent_ref": intent.agent_ref}
     envelope = Envelope(EffectKind.SYNC_EXECUTION_ENVIRONMENT, request)
-    return _order(turn, RenderInstructions(effect_id, key, envelope))
+    return order(turn, RenderInstructions(effect_id, key, envelope))
 
 
 def advance(turn: Turn, reply: Reply) -> Step:
@@ -163,9 +127,9 @@ def reopen(turn: Turn, checkpoint: TakeCheckpoint) -> Step:
 def _after_rendering(turn: Turn, reply: InstructionsRendered) -> Step:
     if reply.text is None:
         problem = reply.problem or "the agent's instructions could not be rendered"
-        return _stop(turn, StopKind.RUNTIME_ERROR, _issue(IssueKind.RUNTIME, ErrorCode.INSTRUCTIONS_FAILED, problem))
+        return stop(turn, StopKind.RUNTIME_ERROR, issue_of(IssueKind.RUNTIME, ErrorCode.INSTRUCTIONS_FAILED, problem))
     # The initial sync used its own effect id; _call_model must not count it again.
-    return _call_model(replace(turn, instructions=reply.text), sync=False)
+    return call_model(replace(turn, instructions=reply.text), sync=False)
 
 
 def _after_model(turn: Turn, call: CallModel, reply: ModelReturned) -> Step:
@@ -173,7 +137,7 @@ def _after_model(turn: Turn, call: CallModel, reply: ModelReturned) -> Step:
     if response is None:
         error = reply.outcome.error or ModelError("the provider gave no answer", ErrorCode.LLM_PROVIDER)
         if error.terminal_reason is TerminalReason.CANCELLED:
-            return _stop(turn, StopKind.CANCELLED)
+            return stop(turn, StopKind.CANCELLED)
         return _after_model_error(turn, call, error)
     if response.usage:
         turn = replace(turn, usage=(*turn.usage, UsageEntry(call.key, "turn", call.model, response.usage)))
@@ -183,7 +147,7 @@ def _after_model(turn: Turn, call: CallModel, reply: ModelReturned) -> Step:
         case TerminalReason.CONTEXT_OVERFLOW | TerminalReason.CONTENT_FILTER | TerminalReason.PROVIDER_ERROR:
             return _cut_short(turn, response, StopKind.PROVIDER_ERROR)
         case TerminalReason.CANCELLED:
-            return _stop(turn, StopKind.CANCELLED)
+            return stop(turn, StopKind.CANCELLED)
         case TerminalReason.STOP | TerminalReason.TOOL_USE | TerminalReason.UNKNOWN:
             pass
     if any(isinstance(part, ToolCallPart) for part in response.parts):
@@ -197,52 +161,52 @@ def _after_model_error(turn: Turn, call: CallModel, error: ModelError) -> Step:
     issue = TurnIssue(IssueKind.LLM_PROVIDER, error.code, f"LLM error{who}: {error.message}", error.raw)
     failed = turn.models_failed + 1
     if not error.retryable or failed == len(turn.agent.models):
-        return _stop(turn, StopKind.PROVIDER_ERROR, issue)
+        return stop(turn, StopKind.PROVIDER_ERROR, issue)
     turn = replace(turn, models_failed=failed, issues=(*turn.issues, issue))
-    return _call_model(turn, sync=False, instead_of=call.model)
+    return call_model(turn, sync=False, instead_of=call.model)
 
 
 def _answer(turn: Turn, response: ModelResponse) -> Step:
-    parts = _worth_keeping(response.parts)
+    parts = worth_keeping(response.parts)
     if parts:
-        turn = _add(turn, Role.ASSISTANT, parts)
-    elif not _ends_with_tool_results(turn):
+        turn = added(turn, Role.ASSISTANT, parts)
+    elif not ends_with_tool_results(turn):
         message = "LLM error: the model answered with nothing"
-        issue = _issue(IssueKind.LLM_PROVIDER, ErrorCode.EMPTY_RESPONSE, message)
-        return _stop(turn, StopKind.PROVIDER_ERROR, issue)
+        issue = issue_of(IssueKind.LLM_PROVIDER, ErrorCode.EMPTY_RESPONSE, message)
+        return stop(turn, StopKind.PROVIDER_ERROR, issue)
     turn = replace(turn, held=finished(joined_text(response)))
     if turn.agent.output_schema is not None:
-        return _check_output(turn, joined_text(response))
-    return _checkpoint(turn, CheckpointKind.BEFORE_COMPLETION)
+        return check_output(turn, joined_text(response))
+    return take_checkpoint(turn, CheckpointKind.BEFORE_COMPLETION)
 
 
 def _after_check(turn: Turn, check: CheckOutput, reply: OutputChecked) -> Step:
     """An answer that does not fit goes back to the model, as a round of tools would."""
     if reply.problem is None:
-        return _checkpoint(replace(turn, output=reply.value, corrections=0), CheckpointKind.BEFORE_COMPLETION)
+        return take_checkpoint(replace(turn, output=reply.value, corrections=0), CheckpointKind.BEFORE_COMPLETION)
     turn = replace(turn, held=None)
     if turn.corrections == MAX_CORRECTIONS:
         problem = f"the answer does not fit the output type after {MAX_CORRECTIONS} corrections: {reply.problem}"
-        return _stop(turn, StopKind.RUNTIME_ERROR, _issue(IssueKind.RUNTIME, ErrorCode.OUTPUT_INVALID, problem))
+        return stop(turn, StopKind.RUNTIME_ERROR, issue_of(IssueKind.RUNTIME, ErrorCode.OUTPUT_INVALID, problem))
     if turn.iteration + 1 >= turn.agent.max_iterations:
         problem = f"the answer does not fit the output type, and no model call is left to mend it: {reply.problem}"
-        return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.OUTPUT_INVALID, problem))
+        return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.OUTPUT_INVALID, problem))
     note = TextPart(
         f"This answer does not fit the JSON schema: {reply.problem}\nAnswer again, with the JSON value alone."
     )
-    turn = _add(turn, Role.SYSTEM, (note,), Origin("runtime"))
+    turn = added(turn, Role.SYSTEM, (note,), Origin("runtime"))
     turn = replace(turn, corrections=turn.corrections + 1, iteration=turn.iteration + 1)
-    return _checkpoint(turn, CheckpointKind.AFTER_WORK)
+    return take_checkpoint(turn, CheckpointKind.AFTER_WORK)
 
 
 def _cut_short(turn: Turn, response: ModelResponse, kind: StopKind) -> Step:
     """The provider ended the answer early: its prose stays in the history, half-written tool calls do not."""
     prose = tuple(part for part in response.parts if isinstance(part, TextPart) and part.text.strip())
     if prose and kind is StopKind.INCOMPLETE:
-        turn = _add(turn, Role.ASSISTANT, prose)
+        turn = added(turn, Role.ASSISTANT, prose)
     reason = response.terminal_reason.value
     detail = f": {response.diagnostic}" if response.diagnostic else ""
-    return _stop(turn, kind, TurnIssue(IssueKind.LLM_PROVIDER, reason, f"LLM error: {reason}{detail}"))
+    return stop(turn, kind, TurnIssue(IssueKind.LLM_PROVIDER, reason, f"LLM error: {reason}{detail}"))
 
 
 def _run_tools(turn: Turn, response: ModelResponse) -> Step:
@@ -251,15 +215,15 @@ def _run_tools(turn: Turn, response: ModelResponse) -> Step:
     ids = iter(unique_call_ids([call.call_id for call in calls], taken))
     parts = tuple(
         replace(part, call_id=next(ids)) if isinstance(part, ToolCallPart) else part
-        for part in _worth_keeping(response.parts)
+        for part in worth_keeping(response.parts)
     )
-    turn = _add(turn, Role.ASSISTANT, parts)
-    effect_id, key = _next_key(turn, EffectKind.TOOL_BATCH)
+    turn = added(turn, Role.ASSISTANT, parts)
+    effect_id, key = next_key(turn, EffectKind.TOOL_BATCH)
     planned = tuple(
         _plan(turn, key, index, call)
         for index, call in enumerate(part for part in parts if isinstance(part, ToolCallPart))
     )
-    return _order(turn, RunTools(effect_id, key, turn.iteration, planned))
+    return order(turn, RunTools(effect_id, key, turn.iteration, planned))
 
 
 def _plan(turn: Turn, round_key: ReplayKey, index: int, call: ToolCallPart) -> PlannedCall:
@@ -288,13 +252,13 @@ def _plan(turn: Turn, round_key: ReplayKey, index: int, call: ToolCallPart) -> P
 
 
 def _after_tools(turn: Turn, run: RunTools, outcomes: Sequence[ToolOutcome]) -> Step:
-    turn = _add_results(turn, run, outcomes)
+    turn = added_results(turn, run, outcomes)
     limit = turn.agent.max_iterations
     if turn.iteration + 1 >= limit:
         note = TextPart(f"Turn limit reached ({limit}): the turn ended before the model could answer.")
-        turn = _add(turn, Role.SYSTEM, (note,), Origin("runtime"))
-        return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, note.text))
-    return _checkpoint(replace(turn, iteration=turn.iteration + 1), CheckpointKind.AFTER_WORK)
+        turn = added(turn, Role.SYSTEM, (note,), Origin("runtime"))
+        return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, note.text))
+    return take_checkpoint(replace(turn, iteration=turn.iteration + 1), CheckpointKind.AFTER_WORK)
 
 
 def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointPassed) -> Step:
@@ -303,127 +267,19 @@ def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointP
         message = injected_message(item.input, id_, item.batch_id, item.source_key)
         turn = replace(turn, added=(*turn.added, message), joined=(*turn.joined, item.batch_id))
     if checkpoint.kind is CheckpointKind.AFTER_WORK:
-        return _call_model(turn)
+        return call_model(turn)
     if not reply.joined:
-        return _finish(replace(turn, outcome=turn.held))
+        return finish(replace(turn, outcome=turn.held))
     turn = replace(turn, held=None, iteration=turn.iteration + 1)
     if turn.iteration >= turn.agent.max_iterations:
         problem = f"Turn limit reached ({turn.agent.max_iterations}): input that joined the turn was not answered."
-        return _stop(turn, StopKind.MAX_TURNS, _issue(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, problem))
-    return _call_model(turn)
+        return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, problem))
+    return call_model(turn)
 
 
 def _halt(turn: Turn, reply: TurnHalted) -> Step:
     """End the turn from outside, with no tool call left unanswered in the history (effects §17)."""
     if isinstance(turn.waiting, RunTools):
         done = dict(reply.outcomes)
-        turn = _add_results(turn, turn.waiting, [done.get(call.index, call.settled) for call in turn.waiting.calls])
-    return _stop(turn, reply.kind, reply.issue)
-
-
-# ---------------------------------------------------------------- orders
-
-
-def _call_model(turn: Turn, *, sync: bool = True, instead_of: str | None = None) -> Step:
-    """The next model call. Each iteration has a place for a sync before it, so effect ids follow effects §11.3."""
-    if sync:
-        turn = replace(turn, next_effect_id=turn.next_effect_id + 1)
-    effect_id, key = _next_key(turn, EffectKind.LLM_CALL)
-    request = project(turn.agent, turn.instructions, turn.history.grown(turn.added))
-    model = turn.agent.models[turn.models_failed]
-    # History before the turn is fixed by the base revision, so the envelope stays small whatever its length.
-    envelope = Envelope(
-        EffectKind.LLM_CALL,
-        {
-            "model": model,
-            "base_revision": turn.intent.base_revision,
-            "system": digest(request.system)[:16],
-            "tools": digest([spec.name for spec in request.tools])[:16],
-            "messages": [digest(to_json(Message, message))[:16] for message in turn.added],
-        },
-    )
-    return _order(turn, CallModel(effect_id, key, envelope, turn.iteration, request, model, instead_of))
-
-
-def _check_output(turn: Turn, text: str) -> Step:
-    effect_id, key = _next_key(turn, EffectKind.OUTPUT_CHECK)
-    envelope = Envelope(EffectKind.OUTPUT_CHECK, {"agent_ref": turn.intent.agent_ref, "text": digest(text)[:16]})
-    return _order(turn, CheckOutput(effect_id, key, envelope, turn.iteration, text))
-
-
-def _checkpoint(turn: Turn, kind: CheckpointKind) -> Step:
-    effect_id, key = _next_key(turn, EffectKind.CHECKPOINT)
-    envelope = Envelope(EffectKind.CHECKPOINT, {"checkpoint": kind.value})
-    return _order(turn, TakeCheckpoint(effect_id, key, envelope, turn.iteration, kind))
-
-
-def _stop(turn: Turn, kind: StopKind, issue: TurnIssue | None = None) -> Step:
-    """End the turn without an answer."""
-    issues = turn.issues if issue is None else (*turn.issues, issue)
-    return _finish(replace(turn, issues=issues, outcome=stopped(kind)))
-
-
-def _finish(turn: Turn) -> Step:
-    return replace(turn, waiting=FINISH), FINISH
-
-
-def _order(turn: Turn, effect: Effect) -> Step:
-    return replace(turn, waiting=effect, next_effect_id=turn.next_effect_id + 1), effect
-
-
-def _next_key(turn: Turn, kind: EffectKind) -> tuple[int, ReplayKey]:
-    intent, effect_id = turn.intent, turn.next_effect_id
-    key = effect_key(intent.session_id, intent.turn_id, intent.turn_index, turn.iteration, kind.value, effect_id)
-    return effect_id, key
-
-
-# ---------------------------------------------------------------- the transcript
-
-
-def _add(turn: Turn, role: Role, parts: tuple[Part, ...], origin: Origin | None = None) -> Turn:
-    message = Message(message_id(turn.intent.turn_index, len(turn.added)), role, parts, origin)
-    return replace(turn, added=(*turn.added, message))
-
-
-def _add_results(turn: Turn, run: RunTools, outcomes: Sequence[ToolOutcome | None]) -> Turn:
-    settled = [outcome or tool_cancelled() for outcome in outcomes]
-    parts = tuple(
-        _result_part(call.call_id, call.tool, outcome) for call, outcome in zip(run.calls, settled, strict=True)
-    )
-    records = tuple(
-        ToolCallRecord(call.call_id, call.tool, call.arguments, outcome)
-        for call, outcome in zip(run.calls, settled, strict=True)
-    )
-    return _add(replace(turn, calls=(*turn.calls, *records)), Role.USER, parts)
-
-
-def _result_part(call_id: CallId, tool: str, outcome: ToolOutcome) -> ToolResultPart:
-    return ToolResultPart(call_id, tool, outcome.model_text(), outcome.status)
-
-
-def _worth_keeping(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Without blank text, and without blank reasoning that cannot be sent back."""
-    return tuple(
-        part
-        for part in parts
-        if not (isinstance(part, TextPart) and not part.text.strip())
-        and not (isinstance(part, ReasoningPart) and not part.text.strip() and part.replay is None)
-    )
-
-
-def _ends_with_tool_results(turn: Turn) -> bool:
-    return bool(turn.added) and any(isinstance(part, ToolResultPart) for part in turn.added[-1].parts)
-
-
-def joined_text(response: ModelResponse) -> str:
-    """The text parts that are not blank, with at least one blank line between two of them (effects §12)."""
-    text = ""
-    for part in response.parts:
-        if isinstance(part, TextPart) and part.text.strip():
-            newlines = len(text) - len(text.rstrip("\n")) + len(part.text) - len(part.text.lstrip("\n"))
-            text += "\n" * max(0, 2 - newlines) * bool(text) + part.text
-    return text
-
-
-def _issue(kind: IssueKind, code: ErrorCode, message: str) -> TurnIssue:
-    return TurnIssue(kind, code.value, message)
+        turn = added_results(turn, turn.waiting, [done.get(call.index, call.settled) for call in turn.waiting.calls])
+    return stop(turn, reply.kind, reply.issue)

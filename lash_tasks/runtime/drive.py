@@ -33,7 +33,8 @@ from lash_tasks.machine.effects import (
     TurnHalted,
 )
 from lash_tasks.machine.requests import ModelOutcome
-from lash_tasks.machine.turn import Turn, advance, reopen
+from lash_tasks.machine.state import Turn
+from lash_tasks.machine.turn import advance, reopen
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.journal import TurnJournal

@@ -30,7 +30,8 @@ from lash_tasks.domain.turns import (
 from lash_tasks.errors import CommitConflict, ErrorCode, LeaseStoreUnavailable, StoreUnavailable
 from lash_tasks.machine.assembly import TurnResult, assemble
 from lash_tasks.machine.projection import NOTHING_SAID
-from lash_tasks.machine.turn import Turn, begin
+from lash_tasks.machine.state import Turn
+from lash_tasks.machine.turn import begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive

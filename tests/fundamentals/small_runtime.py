@@ -34,7 +34,8 @@ from lash_tasks.machine.effects import (
 )
 from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelRequest, ModelResponse
-from lash_tasks.machine.turn import MACHINE_VERSION, Step, Turn, advance, begin
+from lash_tasks.machine.state import Step, Turn
+from lash_tasks.machine.turn import MACHINE_VERSION, advance, begin
 
 Model = Callable[[ModelRequest], ModelResponse]
 Tool = Callable[..., JsonValue]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
-from lash_tasks.machine.turn import Turn
+from lash_tasks.machine.state import Turn
 from tests.fundamentals.small_runtime import SUPPORT, SmallRuntime, says, start
 
 AGENT = replace(SUPPORT, model="big:one", fallbacks=("big:two", "small:one"))

@@ -15,7 +15,8 @@ from lash_tasks.domain.ids import ReplayKey
 from lash_tasks.domain.messages import Message, ToolResultPart
 from lash_tasks.machine.effects import ModelReturned, PlannedCall, RunTools
 from lash_tasks.machine.requests import ModelOutcome, ModelRequest, ModelResponse
-from lash_tasks.machine.turn import Turn, advance
+from lash_tasks.machine.state import Turn
+from lash_tasks.machine.turn import advance
 from tests.fundamentals.small_runtime import SmallRuntime, call, calls, says, start
 
 

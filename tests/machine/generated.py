@@ -42,7 +42,8 @@ from lash_tasks.machine.effects import (
 )
 from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelResponse, ResponsePart, TerminalReason
-from lash_tasks.machine.turn import Step, Turn, advance, begin
+from lash_tasks.machine.state import Step, Turn
+from lash_tasks.machine.turn import advance, begin
 from tests.domain.json_values import arguments, json_values, texts
 from tests.machine.turns import AGENT, intent
 

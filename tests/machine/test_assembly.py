@@ -27,7 +27,7 @@ from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.machine.assembly import TerminationPolicy, assemble, select_outcome
 from lash_tasks.machine.effects import Reply, ToolsReturned
 from lash_tasks.machine.requests import TerminalReason
-from lash_tasks.machine.turn import Turn
+from lash_tasks.machine.state import Turn
 from tests.machine.turns import CANCELLED, NOTHING, answers, call, joins, play, returned, start
 
 LENIENT = TerminationPolicy(treat_missing_done_as_failure=False)

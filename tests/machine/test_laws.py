@@ -31,7 +31,8 @@ from lash_tasks.machine.effects import (
     TurnHalted,
 )
 from lash_tasks.machine.requests import TerminalReason
-from lash_tasks.machine.turn import MAX_CORRECTIONS, Turn, advance, reopen
+from lash_tasks.machine.state import Turn
+from lash_tasks.machine.turn import MAX_CORRECTIONS, advance, reopen
 from tests.domain.laws import law
 from tests.machine.generated import Played, played_turns, recorded
 from tests.machine.turns import CANCELLED, NOTHING, answers, joins, returned

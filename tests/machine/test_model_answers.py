@@ -9,7 +9,7 @@ from lash_tasks.domain.turns import StopKind, finished, stopped
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.machine.effects import CallModel, Finish, ModelReturned, RunTools, TakeCheckpoint
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelResponse, TerminalReason
-from lash_tasks.machine.turn import joined_text
+from lash_tasks.machine.state import joined_text
 from tests.machine.turns import NOTHING, answers, call, joins, last, parts_of, play, returned, start, thought
 
 

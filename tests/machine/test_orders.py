@@ -24,7 +24,8 @@ from lash_tasks.machine.effects import (
     TurnHalted,
 )
 from lash_tasks.machine.projection import Transcript
-from lash_tasks.machine.turn import Step, advance, begin, reopen
+from lash_tasks.machine.state import Step
+from lash_tasks.machine.turn import advance, begin, reopen
 from tests.machine.turns import (
     AGENT,
     CANCELLED,

@@ -23,7 +23,8 @@ from lash_tasks.machine.effects import (
 )
 from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelOutcome, ModelResponse, ResponsePart, TerminalReason
-from lash_tasks.machine.turn import MACHINE_VERSION, Step, Turn, advance, begin
+from lash_tasks.machine.state import Step, Turn
+from lash_tasks.machine.turn import MACHINE_VERSION, advance, begin
 
 AGENT = AgentSnapshot(
     name="support",
