@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from lash_tasks.cli.output import Output
 from lash_tasks.domain.codec import to_json
-from lash_tasks.domain.turns import AssembledTurn, Finished
+from lash_tasks.domain.turns import AgentFrameSwitch, AssembledTurn, Finished, Stopped, TurnOutcome
 
 
 def turn_document(turn: AssembledTurn) -> dict[str, object]:
@@ -29,6 +31,18 @@ def show_turn(output: Output, turn: AssembledTurn) -> None:
 
 def summary(turn: AssembledTurn) -> str:
     """One line: which turn, how it ended, what it took."""
-    ended = "finished" if isinstance(turn.outcome, Finished) else f"stopped ({turn.outcome.stop.type.value})"
+    ended = _ended(turn.outcome)
     again = f", attempt {turn.attempt}" if turn.attempt > 1 else ""
     return f"turn {turn.turn_index} {ended}{again}, {turn.token_usage.total_tokens} tokens"
+
+
+def _ended(outcome: TurnOutcome) -> str:
+    match outcome:
+        case Finished():
+            return "finished"
+        case Stopped():
+            return f"stopped ({outcome.stop.type.value})"
+        case AgentFrameSwitch():
+            return f"went on in frame {outcome.frame_id}"
+        case _:
+            assert_never(outcome)

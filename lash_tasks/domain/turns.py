@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar, overload
 from pydantic import Field, TypeAdapter
 
 from lash_tasks.domain.codec import JsonValue, canonical
+from lash_tasks.domain.frames import FrameSwitch
 from lash_tasks.domain.ids import BatchId, CallId, SessionId, TurnId
 from lash_tasks.domain.messages import ToolStatus
 from lash_tasks.domain.usage import TokenUsage
@@ -65,7 +66,21 @@ class Stopped:
     type: Literal["stopped"] = "stopped"
 
 
-TurnOutcome = Annotated[Finished | Stopped, Field(discriminator="type")]
+@dataclass(frozen=True, slots=True)
+class AgentFrameSwitch:
+    """The turn's run goes on with `task` in the frame `frame_id`, in a turn that follows."""
+
+    frame_id: str
+    task: str
+    type: Literal["agent_frame_switch"] = "agent_frame_switch"
+
+
+TurnOutcome = Annotated[Finished | Stopped | AgentFrameSwitch, Field(discriminator="type")]
+
+
+def outcome_kind(outcome: TurnOutcome) -> str:
+    """One word for listings: `finished`, `agent_frame_switch`, or why the turn stopped."""
+    return outcome.stop.type.value if isinstance(outcome, Stopped) else outcome.type
 
 
 def finished(text: str) -> Finished:
@@ -114,6 +129,8 @@ class ToolOutcome:
     value: JsonValue = None
     failure: ToolFailure | None = None
     duration_ms: int = 0
+    control: FrameSwitch | None = None
+    """What the call asks of the runtime beside its result; None of nearly every one."""
 
     def model_text(self) -> str:
         """What the model reads (effects §15.1)."""
@@ -201,7 +218,7 @@ class AssembledTurn:
     def output_as(self, kind: JsonValue) -> JsonValue:
         """`output` as an instance of `kind`, as pydantic reads it; ValueError if it does not fit or there is none."""
         if not self.ok:
-            raise ValueError("a turn that stopped has no output; look at outcome and errors")
+            raise ValueError("a turn that did not finish has no output; look at outcome and errors")
         return TypeAdapter[JsonValue](kind).validate_json(canonical(self.output))
 
 

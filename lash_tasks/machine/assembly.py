@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass, replace
 
 from lash_tasks.domain.codec import short_digest, to_json
+from lash_tasks.domain.frames import FrameSwitch
 from lash_tasks.domain.ids import BatchId, NodeId
 from lash_tasks.domain.messages import Message, Role, ToolStatus, text_of
 from lash_tasks.domain.sessions import Node, chain
 from lash_tasks.domain.turns import (
+    AgentFrameSwitch,
     AssembledTurn,
     AssistantOutput,
     ExecutionSummary,
@@ -50,6 +52,8 @@ class TurnResult:
     usage: tuple[UsageEntry, ...]
     batch_ids: tuple[BatchId, ...]
     stamp: str
+    switch: FrameSwitch | None = None
+    """What the turn ends with, if its run goes on in another frame."""
 
 
 def assemble(
@@ -83,6 +87,7 @@ def assemble(
         usage=turn.usage,
         batch_ids=(*turn.intent.batch_ids, *turn.joined),
         stamp=_stamp(turn.intent.turn_index, outcome, turn.added),
+        switch=_switch(turn) if isinstance(outcome, AgentFrameSwitch) else None,
     )
 
 
@@ -129,6 +134,11 @@ def _raw_text(turn: Turn) -> str:
         return turn.outcome.finish.text
     prose = (text_of(message) for message in reversed(turn.added) if message.role is Role.ASSISTANT)
     return next((text for text in prose if text.strip()), "")
+
+
+def _switch(turn: Turn) -> FrameSwitch | None:
+    """The first one that a tool asked for: the round that brings one is the turn's last."""
+    return next((call.outcome.control for call in turn.calls if call.outcome.control is not None), None)
 
 
 def _any_tool_failed(turn: Turn) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import JsonValue, parse_object
+from lash_tasks.domain.frames import MAX_FRAME_SWITCHES, FrameSwitch, frame_number
 from lash_tasks.domain.ids import (
     ReplayKey,
     message_id,
@@ -35,6 +36,7 @@ from lash_tasks.domain.messages import (
     ToolCallPart,
 )
 from lash_tasks.domain.turns import (
+    AgentFrameSwitch,
     FailureClass,
     IssueKind,
     StopKind,
@@ -253,12 +255,24 @@ def _plan(turn: Turn, round_key: ReplayKey, index: int, call: ToolCallPart) -> P
 
 def _after_tools(turn: Turn, run: RunTools, outcomes: Sequence[ToolOutcome]) -> Step:
     turn = added_results(turn, run, outcomes)
+    switch = next((outcome.control for outcome in outcomes if outcome.control is not None), None)
+    if switch is not None:
+        return _switch_frame(turn, switch)
     limit = turn.agent.max_iterations
     if turn.iteration + 1 >= limit:
         note = TextPart(f"Turn limit reached ({limit}): the turn ended before the model could answer.")
         turn = added(turn, Role.SYSTEM, (note,), Origin("runtime"))
         return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, note.text))
     return take_checkpoint(replace(turn, iteration=turn.iteration + 1), CheckpointKind.AFTER_WORK)
+
+
+def _switch_frame(turn: Turn, switch: FrameSwitch) -> Step:
+    """End the turn for another frame. Input that waits meets the run behind it: nothing joins here."""
+    _, switched = frame_number(turn.intent.turn_id)
+    if switched < MAX_FRAME_SWITCHES:
+        return finish(replace(turn, outcome=AgentFrameSwitch(switch.frame_id, switch.task)))
+    problem = f"the frame was switched {MAX_FRAME_SWITCHES} times for one input and may not be switched again"
+    return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.MAX_FRAME_SWITCHES, problem))
 
 
 def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointPassed) -> Step:

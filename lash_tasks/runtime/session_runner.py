@@ -24,7 +24,7 @@ from lash_tasks.domain.turns import (
     IssueKind,
     StopKind,
     TurnIssue,
-    TurnOutcome,
+    outcome_kind,
     stopped,
 )
 from lash_tasks.errors import CommitConflict, ErrorCode, LeaseStoreUnavailable, StoreUnavailable
@@ -267,7 +267,7 @@ class SessionRunner:
             nodes=result.nodes,
             usage=result.usage,
             stamp=result.stamp,
-            outcome=_outcome_kind(result.turn.outcome),
+            outcome=outcome_kind(result.turn.outcome),
             result=encode(AssembledTurn, result.turn),
             dead_reason=ErrorCode.ATTEMPTS_EXHAUSTED.value if exhausted else None,
         )
@@ -286,7 +286,7 @@ class SessionRunner:
             raise CommitConflict(turn.session_id, turn.turn_id)
         engagement.more = verdict.more if isinstance(verdict, Committed) else True
         self._services.reached(CrashPoint.AFTER_COMMIT)
-        kind = _outcome_kind(turn.outcome)
+        kind = outcome_kind(turn.outcome)
         log.info("turn committed", extra={**extra, "outcome": kind, "attempt": turn.attempt})
         live.emit(ActivityType.COMMITTED, outcome=kind, turn_index=turn.turn_index)
         live.flush()
@@ -332,7 +332,3 @@ def _bare(opened: OpenedTurn) -> Turn:
     agent = AgentSnapshot(opened.intent.agent, "", "")
     outcome = stopped(StopKind.RUNTIME_ERROR)
     return Turn(intent=opened.intent, agent=agent, history=NOTHING_SAID, issues=(issue,), outcome=outcome)
-
-
-def _outcome_kind(outcome: TurnOutcome) -> str:
-    return "finished" if isinstance(outcome, Finished) else outcome.stop.type.value

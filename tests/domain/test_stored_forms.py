@@ -10,6 +10,7 @@ import pytest
 
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash, ToolSpec
 from lash_tasks.domain.codec import JsonValue, canonical, decode, encode, from_json, parse, to_json
+from lash_tasks.domain.frames import FrameSwitch, Seed
 from lash_tasks.domain.ids import BatchId, BlobRef, CallId, MessageId, SessionId, TurnId
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import EffectKind, Envelope
@@ -32,6 +33,7 @@ from lash_tasks.domain.queue import (
     encode_joined,
 )
 from lash_tasks.domain.turns import (
+    AgentFrameSwitch,
     AssembledTurn,
     AssistantOutput,
     ExecutionSummary,
@@ -103,6 +105,20 @@ FORMS: list[tuple[object, object, str]] = [
         ToolOutcome,
         ToolOutcome(ToolStatus.SUCCESS, {"a": [None, 1.5]}, None, 12),
         '{"d":{"duration_ms":12,"status":"success","value":{"a":[null,1.5]}},"v":1}',
+    ),
+    (
+        ToolOutcome,
+        ToolOutcome(
+            ToolStatus.SUCCESS,
+            control=FrameSwitch("plan", "plan it", (Seed(Role.USER, (TextPart("so far"),)),)),
+        ),
+        '{"d":{"control":{"frame_id":"plan","reason":"continue_as","seeds":[{"parts":[{"text":"so far","type":"text"}],'
+        '"role":"user"}],"task":"plan it"},"duration_ms":0,"status":"success"},"v":1}',
+    ),
+    (
+        TurnOutcome,
+        AgentFrameSwitch("plan", "plan it"),
+        '{"d":{"frame_id":"plan","task":"plan it","type":"agent_frame_switch"},"v":1}',
     ),
     (
         ToolOutcome,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 
 from lash_tasks.domain.messages import Origin
-from lash_tasks.domain.turns import Finished
+from lash_tasks.domain.turns import Finished, outcome_kind
 from lash_tasks.machine.effects import RunTools
 from tests.domain.laws import law
 from tests.machine.generated import Played, played_turns
@@ -22,7 +22,7 @@ def test_the_generator_reaches_every_kind_of_end() -> None:
         counts["rounds"] += sum(isinstance(order, RunTools) for order in played.orders)
         counts["joined"] += len(played.turn.joined)
         counts["finished"] += isinstance(outcome, Finished)
-        seen.add("finished" if isinstance(outcome, Finished) else outcome.stop.type.value if outcome else "none")
+        seen.add(outcome_kind(outcome) if outcome else "none")
         seen.update(issue.code for issue in played.turn.issues)
         for message in played.turn.added:
             if isinstance(message.origin, Origin):

@@ -10,7 +10,7 @@ from hypothesis import given
 from lash_tasks.domain.codec import encode
 from lash_tasks.domain.ids import ReplayKey
 from lash_tasks.domain.messages import Message, unanswered_calls
-from lash_tasks.domain.turns import AssembledTurn, Finished, StopKind, Stopped
+from lash_tasks.domain.turns import AssembledTurn, Finished, StopKind, Stopped, stopped
 from lash_tasks.machine.assembly import assemble
 from lash_tasks.machine.effects import (
     FINISH,
@@ -195,7 +195,7 @@ def test_an_ended_turn_has_an_outcome(played: Played) -> None:
         assert isinstance(last, TakeCheckpoint)
         assert last.kind is CheckpointKind.BEFORE_COMPLETION
         assert len(played.turn.issues) == played.turn.models_failed
-    elif outcome.stop.type is not StopKind.CANCELLED and not isinstance(played.replies[-1], TurnHalted):
+    elif outcome != stopped(StopKind.CANCELLED) and not isinstance(played.replies[-1], TurnHalted):
         assert len(played.turn.issues) == played.turn.models_failed + 1
 
 

@@ -10,7 +10,7 @@ import pytest
 from lash_tasks import tool
 from lash_tasks.domain.ids import CallId
 from lash_tasks.domain.messages import ReasoningPart, TextPart, ToolCallPart, ToolStatus
-from lash_tasks.domain.turns import AssembledTurn, Finished, OutputState
+from lash_tasks.domain.turns import AssembledTurn, OutputState, outcome_kind
 from lash_tasks.errors import ErrorCode
 from lash_tasks.machine.requests import ModelResponse, TerminalReason
 from lash_tasks.ports import Interrupt, ModelCall, ModelStream, ProviderFailure
@@ -29,7 +29,7 @@ def weather(city: str) -> str:
 
 
 def outcome_of(turn: AssembledTurn) -> str:
-    return "finished" if isinstance(turn.outcome, Finished) else turn.outcome.stop.type.value
+    return outcome_kind(turn.outcome)
 
 
 def play(stage: Stage, *answers: Answer, tools: Any = (weather,)) -> AssembledTurn:
