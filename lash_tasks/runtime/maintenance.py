@@ -10,6 +10,7 @@ from lash_tasks.domain.ids import fence_scope
 from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.machine.turn import MACHINE_VERSION
 from lash_tasks.ports import Doorbell
+from lash_tasks.runtime.insister import Insister
 from lash_tasks.runtime.repertoire import Repertoire
 from lash_tasks.stores.protocols import Leases, Pruning, Runnable, Slots, WorkStore
 
@@ -33,6 +34,7 @@ class Maintenance:
     slots: Slots
     doorbell: Doorbell
     repertoire: Repertoire
+    insister: Insister
     pruning: Pruning
 
     @property
@@ -48,29 +50,30 @@ class Maintenance:
 
     def rescue(self) -> int:
         """Ring for unfinished turns that nobody drives; the number rung."""
-        return self._ring(self.abandoned(), RESCUE_AGAIN_MS)
+        return self._ring("rescue", self.abandoned(), RESCUE_AGAIN_MS)
 
     def sweep(self, waiting_ms: int = SWEEP_AFTER_MS) -> int:
         """Ring for sessions whose input has waited: their doorbell may be lost; the number rung."""
-        return self._ring(self.work.ready(self.agents, waiting_ms, PASS_LIMIT), RING_AGAIN_MS)
+        return self._ring("sweep", self.work.ready(self.agents, waiting_ms, PASS_LIMIT), RING_AGAIN_MS)
 
     def wake_due(self) -> int:
         """Ring for sessions whose delayed input has become available; the number rung."""
-        return self._ring(self.work.due(self.agents, DUE_WITHIN_MS, PASS_LIMIT), RING_AGAIN_MS)
+        return self._ring("wake_due", self.work.due(self.agents, DUE_WITHIN_MS, PASS_LIMIT), RING_AGAIN_MS)
 
     def prune(self) -> int:
         """Remove what is over and past its retention; the number of rows."""
         return self.work.prune(self.pruning)
 
-    def _ring(self, found: Sequence[Runnable], again_ms: int) -> int:
+    def _ring(self, looked_by: str, found: Sequence[Runnable], again_ms: int) -> int:
         """Ring where nobody is at work: the holder of a lease looks again by itself, and a dead one's lease expires."""
-        found = self._without_holder(found)
-        if not found:
-            return 0
-        names = [f"rung:{one.session_id}:{one.turn_id or ''}" for one in found]
-        first = self.slots.take_many(names, again_ms)
-        chosen = [one for one, is_first in zip(found, first, strict=True) if is_first]
+        free = self._without_holder(found)
+        names = [f"rung:{one.session_id}:{one.turn_id or ''}" for one in free]
+        first = self.slots.take_many(names, again_ms) if names else []
+        chosen = [one for one, is_first in zip(free, first, strict=True) if is_first]
+        answered = self.insister.answered(looked_by, found, chosen)
         for one in chosen:
+            if one in answered:
+                continue
             if one.turn_id is None:
                 self.doorbell.ring_session(one.session_id)
             else:
@@ -80,6 +83,8 @@ class Maintenance:
         return len(chosen)
 
     def _without_holder(self, found: Sequence[Runnable]) -> Sequence[Runnable]:
+        if not found:
+            return found
         scopes = {one.session_id: fence_scope(one.session_id) for one in found}
         try:
             held = self.leases.held(list(scopes.values()))

@@ -12,6 +12,7 @@ from lash_tasks.domain.codec import digest
 from lash_tasks.machine.turn import MACHINE_VERSION
 from lash_tasks.queues import NO_NAMESPACE, Names, Queue, Task
 from lash_tasks.runtime.drain import drain
+from lash_tasks.runtime.insister import Insister
 from lash_tasks.runtime.keeper import LeaseKeeper, WorkerBeat
 from lash_tasks.runtime.maintenance import Maintenance
 from lash_tasks.runtime.repertoire import Repertoire
@@ -43,11 +44,12 @@ class RunningWorker:
         self.worker = worker
         self._repertoire = Repertoire(services.agents, services.fleet)
         self.sessions = SessionRunner(services, worker, self._repertoire)
-        self.maintenance = Maintenance(
-            services.work, services.leases, services.slots, services.doorbell, self._repertoire, pruning
-        )
         record = replace(record, agents=self._repertoire.refs, machine_version=MACHINE_VERSION)
         self._record = record
+        self._insister = Insister(services.fleet, record, self.sessions.run)
+        self.maintenance = Maintenance(
+            services.work, services.leases, services.slots, services.doorbell, self._repertoire, self._insister, pruning
+        )
         self._drain_grace = drain_grace
         self._maintenance_queue = names.queue(Queue.MAINTENANCE)
         self._keeper = LeaseKeeper(worker, services.leases, services.lease_ttl_ms)
@@ -94,6 +96,7 @@ class RunningWorker:
         self.worker.begin_drain()
         for thread in self._threads:
             thread.stop()
+        self._insister.close()
         self.services.live.stop()
         try:
             self.services.fleet.leave(self.worker.id)

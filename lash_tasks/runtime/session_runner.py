@@ -127,7 +127,7 @@ class SessionRunner:
             return RunVerdict.BUSY
         services.reached(CrashPoint.AFTER_RELEASE)
         if visit.leaves_something():
-            self._look_again(session_id)
+            self._look_again(session_id, held=visit.engagement.held)
         return visit.verdict
 
     def _visit(self, engagement: Engagement) -> _Visit:
@@ -159,6 +159,7 @@ class SessionRunner:
             opened = self._open(session_id, known)
         if isinstance(opened, NotOpened):
             self._warm.keep(session_id, known)
+            engagement.held = opened is NotOpened.HELD
             return RunVerdict.BUSY if opened is NotOpened.HOLDER_LIVES else RunVerdict.NOTHING
         engagement.fence = opened.fence
         engagement.turn_id = opened.intent.turn_id  # last: from here on the keeper and the beat count on the fence
@@ -311,8 +312,14 @@ class SessionRunner:
             log.warning("lease could not be released", extra={"session_id": engagement.session_id})
             return None
 
-    def _look_again(self, session_id: SessionId) -> None:
-        """Whoever came while the lease was held was answered `busy`: this look is for what they came for."""
+    def _look_again(self, session_id: SessionId, *, held: bool) -> None:
+        """Whoever came while the lease was held was answered `busy`: this look is for what they came for.
+
+        With `held` what is there is for another version's worker, and one may have come: the ring is handed on.
+        """
+        if held:
+            self._services.doorbell.ring_session(session_id)
+            return
         try:
             runnable = self._services.work.runnable(self._repertoire.request(session_id, self._worker.id))
         except StoreUnavailable:

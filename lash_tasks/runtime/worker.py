@@ -46,6 +46,8 @@ class Engagement:
     """The turn has ended, and further input of its session is ready."""
     knocked: bool = False
     """Another thread of this process wanted the session meanwhile."""
+    held: bool = False
+    """What is to be done in the session is for workers with other code."""
 
     @property
     def scope(self) -> str:

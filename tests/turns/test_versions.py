@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 
-from lash_tasks import TurnContext, tool
+from lash_tasks import Agent, TurnContext, tool
+from lash_tasks.clock import FakeClock
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash, ToolSpec
 from lash_tasks.machine.turn import MACHINE_VERSION
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.maintenance import RESCUE_AGAIN_MS, RING_AGAIN_MS
 from lash_tasks.runtime.session_runner import RunVerdict
+from lash_tasks.settings import Settings
+from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.sql import tables
+from lash_tasks.wiring import WorkerParts
+from tests.services import wait_until
 from tests.turns.models import Model, calls, says, script
 from tests.turns.stage import SESSION, DieAt, Stage, agent
 
@@ -118,3 +128,101 @@ def test_code_stands_in_for_another_version_if_its_functions_are_there(
     mine: AgentSnapshot, pinned: AgentSnapshot, missing: tuple[str, ...]
 ) -> None:
     assert mine.lacks(pinned) == missing
+
+
+# ---------------------------------------------------------------- doorbells that go to the wrong worker
+
+
+LEASE_TTL = 6.0
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """What leases, slots and the database go by, while workers and their tools live in real time."""
+    return FakeClock()
+
+
+@pytest.fixture
+def mixed(settings: Settings, clock: FakeClock) -> Iterator[Stage]:
+    """A stage for workers of several versions that share leases."""
+    settings = settings.model_copy(update={"lease_ttl": LEASE_TTL})
+    with Stage(settings=settings, now_ms=clock.now_ms, shared=open_memory_stores(clock=clock)) as stage:
+        yield stage
+
+
+@contextmanager
+def side_by_side(stage: Stage, right: Agent, wrong: Agent) -> Iterator[tuple[WorkerParts, WorkerParts]]:
+    stage.agents = [right]
+    with stage.worker() as has_code:
+        stage.agents = [wrong]
+        with stage.worker() as has_none:
+            stage.beat(has_none)
+            yield has_code, has_none
+
+
+def passes_answered_by(wrong: WorkerParts, stage: Stage, clock: FakeClock, look: Callable[[], int]) -> int:
+    """Passes, every ring of which the wrong worker answers; how many it takes until the session is at rest."""
+    for number in range(1, 10):
+        del stage.rings.sessions[:]
+        look()
+        for session_id in stage.rings.sessions:
+            assert wrong.running.sessions.run(session_id) is RunVerdict.NOTHING
+        if not stage.rings.sessions:
+            wait_until(lambda: {row["state"] for row in stage.rows(tables.batches)} == {"consumed"}, 10, "an answer")
+            return number
+        clock.advance(max(RESCUE_AGAIN_MS, RING_AGAIN_MS) / 1000 + 0.1)
+        stage.beat(wrong)
+    raise AssertionError("every ring was in vain")
+
+
+def test_a_held_turn_is_resumed_though_every_doorbell_goes_to_a_worker_without_its_code(
+    mixed: Stage, clock: FakeClock
+) -> None:
+    """A worker died in a deployment, and its turn's tool was in the old version only. For a minute the rescue of the
+    old version's worker rang every two seconds, and the new version's worker happened to take each of the rings."""
+    die_in_the_tool_round(mixed)
+    clock.advance(LEASE_TTL)
+    with side_by_side(mixed, agent(old), agent(new)) as (right, wrong):
+        assert passes_answered_by(wrong, mixed, clock, right.running.maintenance.rescue) == 2
+        right.running.stop()
+    assert (mixed.last().text, mixed.last().attempt) == ("done", 1)
+
+
+def test_input_is_served_though_every_doorbell_goes_to_a_worker_without_its_agent(
+    mixed: Stage, clock: FakeClock
+) -> None:
+    mixed.send("hello")
+    with side_by_side(mixed, agent(), agent(name="other")) as (right, wrong):
+        sweep = partial(right.running.maintenance.sweep, waiting_ms=0)
+        assert passes_answered_by(wrong, mixed, clock, sweep) == 2
+        right.running.stop()
+    assert mixed.last().text == "You said: hello"
+
+
+def test_workers_of_one_version_leave_what_is_found_again_to_their_tasks(mixed: Stage, clock: FakeClock) -> None:
+    """It may only be waiting in a long queue."""
+    mixed.send("hello")
+    with mixed.worker() as parts:
+        for _ in range(3):
+            assert parts.running.maintenance.sweep(waiting_ms=0) == 1
+            clock.advance(RING_AGAIN_MS / 1000 + 0.1)
+    assert len(mixed.rings.sessions) == 1 + 3
+
+
+def test_who_comes_while_a_worker_without_the_code_looks_is_rung_for_again(mixed: Stage) -> None:
+    """The worker with the code was turned away by the lease, and the knock that it left was read by one that found
+    nothing to do for itself."""
+    mixed.send("hello")
+    del mixed.rings.sessions[:]
+    right: list[WorkerParts] = []
+
+    def meanwhile(point: CrashPoint) -> None:
+        if point is CrashPoint.AFTER_LEASE:
+            assert right[0].running.sessions.run(SESSION) is RunVerdict.BUSY
+
+    with mixed.worker() as parts:
+        right.append(parts)
+        mixed.agents = [agent(name="other")]
+        with mixed.worker(meanwhile) as wrong:
+            assert wrong.running.sessions.run(SESSION) is RunVerdict.NOTHING
+            assert mixed.rings.sessions == [SESSION]
