@@ -280,7 +280,7 @@ class SessionRunner:
     ) -> RunVerdict:
         turn = result.turn
         extra = {"session_id": turn.session_id, "turn_id": turn.turn_id}
-        if verdict is CommitRefused.FENCED:
+        if verdict is CommitRefused.FENCED or verdict is CommitRefused.ANOTHER:
             log.warning("commit fenced", extra=extra)
             return RunVerdict.FENCED
         if verdict is CommitRefused.CONFLICT or verdict is CommitRefused.JOINABLE:

@@ -140,7 +140,9 @@ class Committed:
 
 class CommitRefused(StrEnum):
     ALREADY = "already"
-    """The turn has its stamp: an earlier commit landed and its answer was lost."""
+    """The turn has this very stamp: an earlier commit landed and its answer was lost."""
+    ANOTHER = "another"
+    """The turn has the stamp of other content: somebody else has ended it otherwise."""
     FENCED = "fenced"
     JOINABLE = "joinable"
     CONFLICT = "conflict"
@@ -188,7 +190,8 @@ class TurnStore(Protocol):
 
         Raises the fence, so that nothing of the turn can be written any more. Checked in the same statement: the
         fence, the head revision, that exactly `batch_ids` are claimed by the turn, that the turn is running, and
-        with `refuse_if_joinable` that nothing may join. Idempotent: a repeat answers `already`.
+        with `refuse_if_joinable` that nothing may join. Idempotent: a repeat answers `already`, and other content
+        for a turn that is committed `another`.
         """
         ...
 

@@ -249,6 +249,6 @@ SELECT EXISTS (SELECT 1 FROM gate) AS ours, coalesce((SELECT joinable FROM first
   (SELECT head_revision FROM head) AS revision, (SELECT now_ms FROM clock) AS committed_at_ms,
   EXISTS (SELECT 1 FROM lash_batches b WHERE {_READY}) AS more"""
 
-IS_STAMPED: LiteralString = """
-SELECT stamp IS NOT NULL AS stamped FROM lash_turns
+STAMP: LiteralString = """
+SELECT stamp FROM lash_turns
 WHERE session_id = %(session_id)s::text AND turn_id = %(turn_id)s::text"""

@@ -190,8 +190,11 @@ class PostgresTurns:
             if landed["ours"]:
                 joinable = commit.refuse_if_joinable and landed["joinable"]
                 return CommitRefused.JOINABLE if joinable else CommitRefused.CONFLICT
-            [turns] = pipelined(connection, [(sql.IS_STAMPED, parameters)])
-        return CommitRefused.ALREADY if turns and turns[0]["stamped"] else CommitRefused.FENCED
+            [turns] = pipelined(connection, [(sql.STAMP, parameters)])
+        stamp = turns[0]["stamp"] if turns else None
+        if stamp is None:
+            return CommitRefused.FENCED
+        return CommitRefused.ALREADY if stamp == commit.stamp else CommitRefused.ANOTHER
 
 
 def _commit_parameters(commit: TurnCommit) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class SqliteTurns:
     def _refusal(self, connection: Connection, commit: TurnCommit, now_ms: int) -> CommitRefused | None:
         turn = steps.turn(connection, commit.session_id, commit.turn_id)
         if turn is not None and turn["stamp"] is not None:
-            return CommitRefused.ALREADY
+            return CommitRefused.ALREADY if turn["stamp"] == commit.stamp else CommitRefused.ANOTHER
         if steps.current_fence(connection, commit.session_id) != commit.fence:
             return CommitRefused.FENCED
         head = steps.first_ready(connection, commit.session_id, now_ms)

@@ -134,6 +134,7 @@ def test_another_process_of_a_sqlite_file_waits_for_its_writer(sqlite_url: str) 
     theirs.close()
 
 
+@pytest.mark.shows("T11")
 def test_a_sqlite_file_that_stays_locked_is_unavailable(sqlite_url: str) -> None:
     ours = Database.open(sqlite_url)
     theirs = Database.open(sqlite_url, options={"connect_args": {"timeout": 0.05}})
@@ -221,6 +222,7 @@ def test_a_broken_connection_does_not_outlive_a_transaction(postgres_url: str) -
         ask(database)
 
 
+@pytest.mark.shows("T11")
 def test_waiting_too_long_for_a_lock_is_unavailable_and_spoils_no_connection(postgres_url: str) -> None:
     options = {"connect_args": {"options": "-c lock_timeout=50ms"}, "pool_size": 2, "max_overflow": 0}
     with opened(postgres_url, **options) as database:
@@ -249,6 +251,7 @@ def test_a_statement_that_takes_too_long_is_unavailable(postgres_url: str) -> No
         connection.execute(text("SELECT pg_sleep(10)"))
 
 
+@pytest.mark.shows("T11")
 def test_a_deadlock_is_unavailable(postgres_url: str) -> None:
     with opened(postgres_url) as database:
         with database.transaction() as connection:

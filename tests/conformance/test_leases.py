@@ -33,6 +33,7 @@ def wait_until_expired(leases: Leases, scope: str) -> None:
     wait_until(lambda: not leases.held([scope]), 5, f"the lease of {scope} to expire")
 
 
+@pytest.mark.shows("L1")
 def test_a_free_lease_is_taken_by_the_first_who_asks(leases: Leases) -> None:
     assert not leases.held([SCOPE])
     assert leases.acquire(SCOPE, OURS, LONG_MS)
@@ -40,6 +41,7 @@ def test_a_free_lease_is_taken_by_the_first_who_asks(leases: Leases) -> None:
     assert not leases.acquire(SCOPE, THEIRS, LONG_MS)
 
 
+@pytest.mark.shows("L1")
 def test_a_lease_is_not_reentrant(leases: Leases) -> None:
     leases.acquire(SCOPE, OURS, LONG_MS)
     assert not leases.acquire(SCOPE, OURS, LONG_MS)
@@ -52,12 +54,14 @@ def test_leases_of_different_scopes_are_independent(leases: Leases) -> None:
     assert leases.held(scopes) == frozenset(scopes[1:])
 
 
+@pytest.mark.shows("L4")
 def test_an_expired_lease_is_free(leases: Leases) -> None:
     leases.acquire(SCOPE, OURS, SHORT_MS)
     wait_until_expired(leases, SCOPE)
     assert leases.acquire(SCOPE, THEIRS, LONG_MS)
 
 
+@pytest.mark.shows("L2")
 def test_a_renewed_lease_outlives_its_first_term(leases: Leases) -> None:
     leases.acquire(SCOPE, OURS, 2_000)
     assert leases.renew({SCOPE: OURS}, LONG_MS) == {SCOPE: LeaseState.HELD}
@@ -90,6 +94,7 @@ def test_a_reasserted_lease_expires_like_any_other(leases: Leases) -> None:
     wait_until_expired(leases, SCOPE)
 
 
+@pytest.mark.shows("L2")
 def test_a_foreign_lease_is_reported_and_stays_theirs(leases: Leases) -> None:
     leases.acquire(SCOPE, THEIRS, LONG_MS)
     assert leases.renew({SCOPE: OURS}, LONG_MS) == {SCOPE: LeaseState.FOREIGN}
@@ -156,6 +161,7 @@ def test_a_knock_lengthens_no_term(leases: Leases) -> None:
     assert leases.release(SCOPE, THEIRS) is Released.QUIET
 
 
+@pytest.mark.shows("L3")
 def test_a_stale_release_leaves_the_new_holder(leases: Leases) -> None:
     leases.acquire(SCOPE, OURS, LONG_MS)
     leases.release(SCOPE, OURS)
@@ -196,6 +202,7 @@ def test_two_workers_on_one_redis_share_its_leases(redis_url: str) -> None:
     other.close()
 
 
+@pytest.mark.shows("L5")
 def test_in_memory_a_lease_ends_exactly_with_its_term() -> None:
     clock = FakeClock()
     leases = open_memory_stores(clock=clock).leases

@@ -142,6 +142,7 @@ def test_a_bare_traceback_is_kept_raw_and_not_shown() -> None:
     assert turn.ok
 
 
+@pytest.mark.shows("T18")
 def test_the_final_answer_is_in_the_history_once() -> None:
     result = assemble(ended(answers("Hi."), NOTHING), None, attempt=1)
 
@@ -163,6 +164,7 @@ def stamp(turn: Turn, attempt: int = 1) -> str:
     return assemble(turn, None, attempt=attempt).stamp
 
 
+@pytest.mark.shows("T7")
 def test_the_stamp_covers_what_was_said_and_done() -> None:
     turn = ended(answers("Hi."), NOTHING)
 
@@ -173,6 +175,7 @@ def test_the_stamp_covers_what_was_said_and_done() -> None:
     assert stamp(tools[0]) != stamp(tools[1])
 
 
+@pytest.mark.shows("T7")
 def test_the_stamp_covers_nothing_else() -> None:
     """A commit whose acknowledgement was lost is recognised on a later attempt, by other claims, at a later time."""
     turn = ended(answers("Hi.", usage=TokenUsage(1, 1)), joins("more"), answers("Ho."), NOTHING)

@@ -333,6 +333,7 @@ def test_an_idempotency_key_comes_before_the_message_id(scene: Scene) -> None:
 # ---------------------------------------------------------------- reject
 
 
+@pytest.mark.shows("L10")
 def test_reject_refuses_a_session_that_has_work_and_stores_nothing(scene: Scene) -> None:
     scene.send(when="reject", idempotency_key="first")
     with pytest.raises(SessionBusy):

@@ -10,6 +10,7 @@ import pytest
 
 from lash_tasks import TurnContext, tool
 from lash_tasks.clock import FakeClock
+from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.ids import LeaseToken, fence_scope
 from lash_tasks.errors import ErrorCode
 from lash_tasks.ports import Interrupt, InterruptReason, ModelCall
@@ -20,10 +21,10 @@ from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores
 from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.memory.leases import MemoryLeases
-from lash_tasks.stores.protocols import NotOpened, OpenedTurn, OpenRequest
+from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, OpenedTurn, OpenRequest, TurnCommit
 from lash_tasks.stores.sql import tables
 from lash_tasks.wiring import WorkerParts
-from tests.turns.doubles import LeaseOutage, TurnsBetween
+from tests.turns.doubles import LeaseOutage, LiveRecorder, TurnsBetween
 from tests.turns.models import Model, calls, says, script
 from tests.turns.stage import SESSION, Death, SimulatedDeath, Stage, agent
 
@@ -150,6 +151,7 @@ def test_a_dead_holder_is_replaced_when_it_was_not_seen_for_the_ttl(stage: Stage
     assert stage.last().attempt == 2
 
 
+@pytest.mark.shows("L12")
 def test_a_worker_that_wakes_after_a_take_over_writes_nothing(stage: Stage, clock: FakeClock) -> None:
     """The zombie: stopped inside a model call for longer than the TTL, it comes back with an answer."""
     left: list[object] = []
@@ -183,6 +185,7 @@ def test_a_worker_that_wakes_before_its_commit_is_fenced_as_well(stage: Stage, c
     assert_answered_once(stage, model, 1)
 
 
+@pytest.mark.shows("L13")
 def test_a_worker_that_wakes_while_its_successor_still_runs_is_fenced_at_its_commit(
     stage: Stage, clock: FakeClock
 ) -> None:
@@ -201,6 +204,7 @@ def test_a_worker_that_wakes_while_its_successor_still_runs_is_fenced_at_its_com
     assert_answered_once(stage, model, 1)
 
 
+@pytest.mark.shows("L16")
 def test_a_beat_tells_a_worker_that_its_turn_is_lost_and_interrupts_it(stage: Stage, clock: FakeClock) -> None:
     worker: list[WorkerParts] = []
     reasons: list[object] = []
@@ -222,6 +226,44 @@ def test_a_beat_tells_a_worker_that_its_turn_is_lost_and_interrupts_it(stage: St
     assert stage.rows(tables.effects) == []
     stage.run_all()
     assert_answered_once(stage, model, 2)
+
+
+@pytest.mark.shows("T6")
+def test_a_turn_that_was_ended_otherwise_meanwhile_is_not_announced(stage: Stage) -> None:
+    class EndedBefore(TurnsBetween):
+        def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
+            assert isinstance(self.turns.commit(replace(commit, stamp="another")), Committed)
+            return self.turns.commit(commit)
+
+    live = LiveRecorder()
+    stage.send("hello")
+    verdict = stage.run(wrap=lambda stores: replace(stores, live=live, turns=EndedBefore(stores.turns)))
+    assert verdict is RunVerdict.FENCED
+    assert ActivityType.COMMITTED not in [event.type for event in live.events]
+    stage.assert_usable()
+
+
+@pytest.mark.shows("L13")
+def test_a_worker_that_lost_its_turn_before_the_first_model_call_makes_none(stage: Stage, clock: FakeClock) -> None:
+    """Instructions that are a function are the first thing that a turn records."""
+
+    def render(turn: TurnContext) -> str:
+        if not deaths:
+            deaths.append(TTL)
+            clock.advance(TTL + 1)
+            assert stage.run(Death(CrashPoint.AFTER_OPEN)) is None
+        return "Answer."
+
+    deaths: list[float] = []
+    stage.agents = [agent(instructions=render)]
+    stage.model = model = Model()
+    stage.send("hello")
+    with stage.worker() as parts:
+        stage.beat(parts)
+        assert run(parts) is RunVerdict.FENCED
+    assert model.asked.total() == 0
+    stage.run_all()
+    assert_answered_once(stage, model, 1)
 
 
 def test_a_deleted_session_stops_the_turn_that_runs_in_it(stage: Stage) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
 
 from lash_tasks.clock import FakeClock
 from lash_tasks.domain.ids import LeaseToken, fence_scope
+from lash_tasks.domain.queue import BatchState
+from lash_tasks.errors import CommitConflict
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.session_runner import STAY_SECONDS, RunVerdict
 from lash_tasks.stores.memory import open_memory_stores
-from lash_tasks.stores.protocols import Released
+from lash_tasks.stores.protocols import CommitRefused, Committed, Released, TurnCommit
+from tests.turns.doubles import TurnsBetween
 from tests.turns.stage import SESSION, Stage
+
+THEIRS = LeaseToken("another worker")
 
 
 def at(point: CrashPoint, act: Callable[[], object]) -> Callable[[CrashPoint], None]:
@@ -59,6 +68,7 @@ def test_a_draining_worker_stays_for_nothing_more(stage: Stage) -> None:
     assert stage.rings.sessions == [SESSION]
 
 
+@pytest.mark.shows("T15")
 def test_input_that_comes_after_the_commit_is_rung_for_if_its_doorbell_was_turned_away(stage: Stage) -> None:
     send(stage, "one")
     stage.shared = shared = open_memory_stores()
@@ -66,7 +76,7 @@ def test_input_that_comes_after_the_commit_is_rung_for_if_its_doorbell_was_turne
     def late() -> None:
         if len(stage.results()) == 1:
             send(stage, "two")
-            assert not shared.leases.acquire(fence_scope(SESSION), LeaseToken("another worker"), 1000)
+            assert not shared.leases.acquire(fence_scope(SESSION), THEIRS, 1000)
 
     with stage.worker(reached=at(CrashPoint.AFTER_ANNOUNCE, late)) as parts:
         parts.running.sessions.run(SESSION)
@@ -98,3 +108,34 @@ def test_a_lease_that_was_lost_makes_the_worker_look(stage: Stage) -> None:
     with stage.worker(reached=at(CrashPoint.AFTER_ANNOUNCE, flushed)) as parts:
         parts.running.sessions.run(SESSION)
     assert stage.rings.sessions == [SESSION]
+
+
+@pytest.mark.shows("L11")
+def test_input_waits_while_the_lease_is_held_and_runs_by_the_same_call_after_its_release(stage: Stage) -> None:
+    stage.shared = open_memory_stores(clock=stage.clock)
+    scope = fence_scope(SESSION)
+    assert stage.shared.leases.acquire(scope, THEIRS, 6000)
+    batch_id = stage.send("hello")
+
+    assert stage.run() is RunVerdict.BUSY
+    assert stage.states() == {batch_id: BatchState.READY}
+
+    stage.shared.leases.release(scope, THEIRS)
+    assert stage.run() is RunVerdict.COMMITTED
+
+
+@pytest.mark.shows("L18")
+@pytest.mark.parametrize("refused", [CommitRefused.CONFLICT, CommitRefused.FENCED])
+def test_a_commit_that_fails_leaves_the_lease_free(stage: Stage, refused: CommitRefused) -> None:
+    class Refuses(TurnsBetween):
+        def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
+            return refused
+
+    stage.shared = open_memory_stores(clock=stage.clock)
+    stage.send("hello")
+    with suppress(CommitConflict):
+        verdict = stage.run(wrap=lambda stores: replace(stores, turns=Refuses(stores.turns)))
+        assert (verdict, refused) == (RunVerdict.FENCED, CommitRefused.FENCED)
+
+    assert not stage.shared.leases.held([fence_scope(SESSION)])
+    assert stage.run() is RunVerdict.COMMITTED

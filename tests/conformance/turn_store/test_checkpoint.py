@@ -62,6 +62,7 @@ def test_a_checkpoint_that_is_recorded_is_not_taken_again(scene: Scene, turn: Op
     assert isinstance(scene.checkpoint(turn, "checkpoint-2"), CheckpointTaken)
 
 
+@pytest.mark.shows("L9")
 def test_a_stale_checkpoint_is_fenced(scene: Scene, turn: OpenedTurn) -> None:
     waiting = scene.inject()
     scene.open(BOB)

@@ -31,6 +31,7 @@ def turn(scene: Scene) -> OpenedTurn:
     return scene.open(ALICE)
 
 
+@pytest.mark.shows("T19")
 def test_a_commit_leaves_everything_that_the_turn_brought(scene: Scene, turn: OpenedTurn) -> None:
     joined = scene.inject("joined")
     scene.checkpoint(turn)
@@ -92,6 +93,7 @@ def test_further_ready_input_is_told(scene: Scene, turn: OpenedTurn) -> None:
     assert scene.committed(scene.open(), stamp="stamp-2").more
 
 
+@pytest.mark.shows("T1")
 def test_revisions_and_turn_indexes_rise_by_one(scene: Scene) -> None:
     for number in (1, 2, 3):
         scene.send()
@@ -100,6 +102,7 @@ def test_revisions_and_turn_indexes_rise_by_one(scene: Scene) -> None:
         assert scene.committed(turn, stamp=f"stamp-{number}", nodes=(node(number),)).revision == number
 
 
+@pytest.mark.shows("T5")
 def test_a_repeated_commit_changes_nothing_and_says_so(scene: Scene, turn: OpenedTurn) -> None:
     scene.committed(turn, nodes=(node(1),))
     before = scene.everything()
@@ -115,6 +118,77 @@ def test_a_repeated_commit_is_known_also_after_later_turns(scene: Scene, turn: O
     scene.open()
 
     assert scene.commit(turn) is CommitRefused.ALREADY
+
+
+@pytest.mark.shows("T6")
+def test_other_content_for_a_committed_turn_is_told_apart_and_changes_nothing(scene: Scene, turn: OpenedTurn) -> None:
+    scene.committed(turn, nodes=(node(1),), stamp="stamp-1")
+    before = scene.everything()
+
+    assert scene.commit(turn, nodes=(node(2),), stamp="stamp-2") is CommitRefused.ANOTHER
+
+    assert scene.everything() == before
+
+
+@pytest.mark.shows("T6", "L7")
+@pytest.mark.parametrize("known", [True, False])
+def test_a_turn_cannot_be_committed_to_another_session(scene: Scene, turn: OpenedTurn, known: bool) -> None:
+    other = SessionId("customer-8")
+    if known:
+        scene.send(session_id=other)
+        assert scene.open(BOB, session_id=other).fence == turn.fence
+    before = scene.everything()
+
+    answer = scene.commit(turn, session_id=other, nodes=(node(1),))
+
+    assert answer is (CommitRefused.CONFLICT if known else CommitRefused.FENCED)
+    assert scene.everything() == before
+
+
+@pytest.mark.shows("L7")
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_commit_needs_the_very_fence_of_its_opening(scene: Scene, turn: OpenedTurn, off: int) -> None:
+    before = scene.everything()
+
+    assert scene.commit(turn, fence=turn.fence + off, nodes=(node(1),)) is CommitRefused.FENCED
+
+    assert scene.everything() == before
+
+
+@pytest.mark.shows("L7")
+def test_a_fence_that_was_let_go_with_its_commit_commits_nothing_more(scene: Scene, turn: OpenedTurn) -> None:
+    scene.committed(turn)
+    scene.send("second")
+    second = scene.open(BOB)
+    before = scene.everything()
+
+    late = scene.commit(second, fence=turn.fence, nodes=(node(2),), stamp="stamp-2")
+
+    assert late is CommitRefused.FENCED
+    assert scene.everything() == before
+
+
+@pytest.mark.shows("L8", "T15")
+def test_with_the_commit_another_worker_may_open_though_the_first_one_lives(scene: Scene, turn: OpenedTurn) -> None:
+    scene.send("second")
+    scene.beat(ALICE)
+    assert scene.try_open(BOB) is NotOpened.HOLDER_LIVES
+
+    scene.committed(turn)
+
+    assert scene.open(BOB).intent.batch_ids == ("second",)
+
+
+@pytest.mark.shows("T3")
+def test_a_commit_as_the_first_where_a_head_exists_writes_nothing(scene: Scene, turn: OpenedTurn) -> None:
+    scene.committed(turn, nodes=(node(1),))
+    scene.send("second")
+    second = scene.open()
+    before = scene.everything()
+
+    assert scene.commit(second, base_revision=0, turn_index=1, nodes=(node(2),)) is CommitRefused.CONFLICT
+
+    assert scene.everything() == before
 
 
 def test_a_stale_commit_is_fenced(scene: Scene, turn: OpenedTurn) -> None:
@@ -148,6 +222,7 @@ def test_a_committed_turn_refuses_everything(scene: Scene, turn: OpenedTurn) -> 
 # ---------------------------------------------------------------- conflicts
 
 
+@pytest.mark.shows("T2", "T8")
 @pytest.mark.parametrize(
     "changed",
     [

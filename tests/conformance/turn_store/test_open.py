@@ -70,6 +70,7 @@ def test_after_a_commit_there_is_nothing_to_do_and_the_fence_stays(scene: Scene)
     assert scene.everything() == before
 
 
+@pytest.mark.shows("T1")
 def test_a_later_turn_builds_on_the_one_before(scene: Scene) -> None:
     scene.send("first")
     scene.send("second")
@@ -99,6 +100,7 @@ def test_history_that_the_caller_knows_is_not_read(scene: Scene) -> None:
 # ---------------------------------------------------------------- resuming
 
 
+@pytest.mark.shows("L5")
 def test_a_turn_of_a_live_worker_is_left_alone(scene: Scene) -> None:
     scene.send()
     scene.open(ALICE)
@@ -110,6 +112,7 @@ def test_a_turn_of_a_live_worker_is_left_alone(scene: Scene) -> None:
     assert scene.everything() == before
 
 
+@pytest.mark.shows("L3", "L5")
 @pytest.mark.parametrize("seen_ago_ms", [WORKER_TTL_MS, 10 * WORKER_TTL_MS, None])
 def test_a_turn_of_a_dead_worker_is_taken_over(scene: Scene, seen_ago_ms: int | None) -> None:
     scene.send()

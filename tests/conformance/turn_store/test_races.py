@@ -13,12 +13,13 @@ from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from lash_tasks.domain.codec import encode
-from lash_tasks.domain.ids import SessionId, WorkerId, queue_turn_id
+from lash_tasks.domain.ids import ReplayKey, SessionId, WorkerId, queue_turn_id
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import RecordVerdict
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
+from lash_tasks.domain.usage import TokenUsage, UsageEntry
 from lash_tasks.stores.protocols import CheckpointRefused, CommitRefused, Committed, NotOpened, OpenedTurn
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
@@ -102,6 +103,7 @@ def test_a_record_that_waited_behind_a_take_over_is_fenced(scene: Scene, beside:
     assert scene.open(BOB).journal == ()
 
 
+@pytest.mark.shows("L9", "L15")
 def test_a_checkpoint_that_waited_behind_a_take_over_is_fenced(scene: Scene, beside: ThreadPoolExecutor) -> None:
     scene.send()
     turn = scene.open(ALICE)
@@ -343,6 +345,7 @@ def test_of_many_rows_only_that_of_a_locked_session_is_left_out(scene: Scene, be
     assert [reply.verdict for reply in again] == [RecordVerdict.RECORDED, RecordVerdict.EXISTS]
 
 
+@pytest.mark.shows("T4")
 def test_of_many_commits_of_one_turn_one_lands(scene: Scene, other: Scene, beside: ThreadPoolExecutor) -> None:
     for number in range(1, 6):
         scene.send()
@@ -360,6 +363,67 @@ def test_of_many_commits_of_one_turn_one_lands(scene: Scene, other: Scene, besid
 
         assert results.count(CommitRefused.ALREADY) == 3, results
         assert [result.revision for result in results if isinstance(result, Committed)] == [number]
+
+
+@pytest.mark.shows("T4")
+def test_of_two_writers_with_other_content_under_one_fence_one_wins(
+    scene: Scene, other: Scene, beside: ThreadPoolExecutor
+) -> None:
+    """The fence is forged: no lease and no holder stands between the two."""
+    for number in range(1, 11):
+        scene.send()
+        turn = scene.open(ALICE)
+        together = threading.Barrier(2)
+
+        def committing(
+            by: Scene, name: str, turn: OpenedTurn = turn, together: threading.Barrier = together
+        ) -> Committed | CommitRefused:
+            together.wait(10)
+            return by.commit(turn, nodes=(node(turn.intent.turn_index, name),), stamp=name)
+
+        answers = [beside.submit(committing, by, name) for by, name in ((scene, "one"), (other, "another"))]
+        results = [answer.result(20) for answer in answers]
+
+        assert results.count(CommitRefused.ANOTHER) == 1, results
+        assert [result.revision for result in results if isinstance(result, Committed)] == [number]
+        winner = ["one", "another"][results.index(CommitRefused.ANOTHER) - 1]
+        [left] = [row for row in scene.rows(tables.turns) if row["turn_id"] == turn.intent.turn_id]
+        assert left["stamp"] == winner
+        assert sum(row["revision"] == number for row in scene.rows(tables.nodes)) == 1
+
+
+WHAT_A_COMMIT_LEAVES = """
+SELECT
+  (SELECT count(*) FROM lash_nodes) / 2 AS nodes,
+  (SELECT count(*) FROM lash_usage) AS usage,
+  (SELECT count(*) FROM lash_turns WHERE stamp IS NOT NULL) AS stamps,
+  (SELECT count(*) FROM lash_turns WHERE status = 'committed' AND holder IS NULL) AS let_go,
+  (SELECT count(*) FROM lash_batches WHERE state = 'consumed') AS consumed,
+  (SELECT coalesce(max(head_revision), 0) FROM lash_sessions) AS revision"""
+
+
+@pytest.mark.shows("T9")
+def test_whoever_reads_beside_commits_sees_all_of_one_or_nothing(
+    scene: Scene, other: Scene, beside: ThreadPoolExecutor
+) -> None:
+    commits = 25
+    seen: set[tuple[int, ...]] = set()
+
+    def reading() -> None:
+        while max(seen, default=(0,))[0] < commits:
+            with other.database.reading() as connection:
+                seen.add(tuple(connection.execute(text(WHAT_A_COMMIT_LEAVES)).one()))
+
+    reader = beside.submit(reading)
+    for number in range(1, commits + 1):
+        scene.send()
+        turn = scene.open()
+        used = UsageEntry(ReplayKey(f"call-{number}"), "turn", "m", TokenUsage(1, 1))
+        nodes = (node(2 * number), node(2 * number + 1, parent=2 * number))
+        scene.committed(turn, nodes=nodes, usage=(used,), stamp=f"stamp-{number}")
+
+    reader.result(20)
+    assert all(len(set(state)) == 1 for state in seen), seen
 
 
 def test_inputs_sent_while_two_workers_open_are_each_taken_once_and_in_order(
