@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lash_tasks.domain.ids import NodeId, SessionId
@@ -17,6 +18,14 @@ class SessionHead:
     turn_index: int
     created_at_ms: int
     deleted_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a node stands: the commit that brought it, and its place within that commit."""
+
+    revision: int
+    ordinal: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +46,21 @@ class StoredNode:
     ordinal: int
     node: Node
 
+    @property
+    def place(self) -> Place:
+        return Place(self.revision, self.ordinal)
 
-def chain(messages: tuple[Message, ...], parent: NodeId | None) -> tuple[Node, ...]:
-    """Nodes for `messages`, each the child of the one before (sessions §2.2)."""
+
+def chain(messages: tuple[Message, ...], parent: NodeId | None, frame_id: str | None = None) -> tuple[Node, ...]:
+    """Nodes for `messages` in a frame, each the child of the one before (sessions §2.2)."""
     nodes: list[Node] = []
     for message in messages:
-        node = Node(NodeId(message.id), parent, message)
+        node = Node(NodeId(message.id), parent, message, frame_id)
         nodes.append(node)
         parent = node.node_id
     return tuple(nodes)
+
+
+def placed(nodes: Sequence[Node], revision: int) -> tuple[StoredNode, ...]:
+    """The nodes of one commit where they have landed."""
+    return tuple(StoredNode(revision, ordinal, node) for ordinal, node in enumerate(nodes))

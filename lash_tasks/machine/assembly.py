@@ -57,9 +57,14 @@ class TurnResult:
 
 
 def assemble(
-    turn: Turn, leaf: NodeId | None, *, attempt: int, policy: TerminationPolicy = TerminationPolicy()
+    turn: Turn,
+    leaf: NodeId | None,
+    *,
+    attempt: int,
+    frame_id: str | None = None,
+    policy: TerminationPolicy = TerminationPolicy(),
 ) -> TurnResult:
-    """The result of a turn. `leaf` is the node that its first message follows."""
+    """The result of a turn. `leaf` is the node that its first message follows, `frame_id` the session's frame."""
     raw = _raw_text(turn)
     safe = safe_text(raw)
     issues = turn.issues
@@ -83,7 +88,7 @@ def assemble(
     )
     return TurnResult(
         turn=assembled,
-        nodes=chain(turn.added, leaf),
+        nodes=chain(turn.added, leaf, frame_id),
         usage=turn.usage,
         batch_ids=(*turn.intent.batch_ids, *turn.joined),
         stamp=_stamp(turn.intent.turn_index, outcome, turn.added),

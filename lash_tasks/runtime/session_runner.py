@@ -17,6 +17,7 @@ from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import decode, encode
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.sessions import Place, placed
 from lash_tasks.domain.turns import (
     MAX_ATTEMPTS,
     AssembledTurn,
@@ -167,7 +168,7 @@ class SessionRunner:
         extra = {"session_id": session_id, "turn_id": opened.intent.turn_id, "attempt": opened.attempt}
         log.info("turn resumed" if opened.resumed else "turn started", extra=extra)
         try:
-            before = known.grown([stored.node for stored in opened.history], opened.intent.base_revision)
+            before = (COLD if opened.whole else known).grown(opened.history, opened.intent.base_revision)
             return self._run_opened(opened, before, engagement)
         except Interrupted as interrupted:
             if interrupted.reason is InterruptReason.LOST:
@@ -212,17 +213,19 @@ class SessionRunner:
                 raise
             log.exception("a turn at the end of its attempts is buried bare", extra={"turn_id": intent.turn_id})
         result = assemble(_bare(opened), None, attempt=opened.attempt)
-        return self._committed(self._commit(opened, engagement, result, None), result, engagement, live)
+        return self._committed(self._commit(opened, engagement, result, None, None), result, engagement, live)
 
     def _drive_and_commit(
         self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
     ) -> RunVerdict:
         turn, drive = self._drive(opened, before, engagement, live)
         while True:
-            result = assemble(turn, before.leaf, attempt=opened.attempt)
-            verdict = self._commit(opened, engagement, result, drive)
+            result = assemble(turn, before.leaf, attempt=opened.attempt, frame_id=opened.frame_id)
+            verdict = self._commit(opened, engagement, result, drive, before.place)
             if isinstance(verdict, Committed):
-                self._warm.keep(opened.intent.session_id, before.grown(result.nodes, verdict.revision))
+                self._warm.keep(
+                    opened.intent.session_id, before.grown(placed(result.nodes, verdict.revision), verdict.revision)
+                )
             if verdict is not CommitRefused.JOINABLE:
                 return self._committed(verdict, result, engagement, live)
             turn = drive.resume_at_checkpoint(turn)
@@ -247,7 +250,12 @@ class SessionRunner:
     # ------------------------------------------------------------ commit and announce
 
     def _commit(
-        self, opened: OpenedTurn, engagement: Engagement, result: TurnResult, drive: Drive | None
+        self,
+        opened: OpenedTurn,
+        engagement: Engagement,
+        result: TurnResult,
+        drive: Drive | None,
+        leaf: Place | None,
     ) -> Committed | CommitRefused:
         """Commit the result; without a `drive` it is a bare one, for which nothing of the turn was read."""
         self._services.reached(CrashPoint.BEFORE_COMMIT)
@@ -271,6 +279,7 @@ class SessionRunner:
             outcome=outcome_kind(result.turn.outcome),
             result=encode(AssembledTurn, result.turn),
             dead_reason=ErrorCode.ATTEMPTS_EXHAUSTED.value if exhausted else None,
+            leaf=leaf,
         )
         engagement.doing = Doing.COMMIT
         return patiently(lambda: self._services.turns.commit(commit), self._services.clock, engagement.interrupt)

@@ -13,7 +13,7 @@ from typing import Self
 
 from lash_tasks.domain.ids import NodeId, SessionId
 from lash_tasks.domain.messages import Part, TextPart, ToolCallPart, ToolResultPart
-from lash_tasks.domain.sessions import Node
+from lash_tasks.domain.sessions import Node, Place, StoredNode
 from lash_tasks.machine.projection import NOTHING_SAID, Transcript
 
 MAX_BYTES = 128 * 1024 * 1024
@@ -29,20 +29,23 @@ class WarmSession:
 
     revision: int = 0
     leaf: NodeId | None = None
+    place: Place | None = None
+    """Of the leaf."""
     transcript: Transcript = NOTHING_SAID
     size: int = 0
     """Bytes, estimated."""
 
-    def grown(self, nodes: Sequence[Node], revision: int) -> Self:
+    def grown(self, nodes: Sequence[StoredNode], revision: int) -> Self:
         """With the nodes of later revisions, up to and with `revision`."""
         if not nodes:
             return replace(self, revision=revision)
         return replace(
             self,
             revision=revision,
-            leaf=nodes[-1].node_id,
-            transcript=self.transcript.grown([node.message for node in nodes]),
-            size=self.size + sum(map(_size, nodes)),
+            leaf=nodes[-1].node.node_id,
+            place=nodes[-1].place,
+            transcript=self.transcript.grown([stored.node.message for stored in nodes]),
+            size=self.size + sum(_size(stored.node) for stored in nodes),
         )
 
 

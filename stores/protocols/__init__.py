@@ -9,6 +9,7 @@ from lash_tasks.stores.protocols.admissions import AdmissionRequest, Admissions,
 from lash_tasks.stores.protocols.fleet import Beat, Fleet, WorkerRecord
 from lash_tasks.stores.protocols.queue import CallerEnqueued, CallerQueue, InputQueue
 from lash_tasks.stores.protocols.reading import BlobStore, SessionStore
+from lash_tasks.stores.protocols.session_changes import FollowUp, FrameOpening, PathChange, SpecChange, StateWrite
 from lash_tasks.stores.protocols.turns import (
     CheckpointRefused,
     CheckpointRequest,
@@ -48,6 +49,8 @@ __all__ = [
     "CommitRefused",
     "Committed",
     "Fleet",
+    "FollowUp",
+    "FrameOpening",
     "GapReason",
     "InputQueue",
     "LeaseState",
@@ -60,12 +63,15 @@ __all__ = [
     "NotYet",
     "OpenRequest",
     "OpenedTurn",
+    "PathChange",
     "Pinned",
     "Pruning",
     "Released",
     "Runnable",
     "SessionStore",
     "Slots",
+    "SpecChange",
+    "StateWrite",
     "TurnCommit",
     "TurnStore",
     "WorkStore",

@@ -10,9 +10,10 @@ from typing import Protocol
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId, WorkerId
 from lash_tasks.domain.journal import JournalRow, RecordedEffect, RecordReply
 from lash_tasks.domain.queue import BatchRecord
-from lash_tasks.domain.sessions import Node, StoredNode
+from lash_tasks.domain.sessions import Node, Place, StoredNode
 from lash_tasks.domain.turns import TurnIntent
 from lash_tasks.domain.usage import UsageEntry
+from lash_tasks.stores.protocols.session_changes import FollowUp, FrameOpening, PathChange, SpecChange, StateWrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class OpenRequest:
     refs: frozenset[str] = frozenset()
     """Snapshots of other versions of these agents whose turns this worker has the code for too."""
     known_revision: int = 0
-    """History up to this revision is known to the caller and need not be read."""
+    """The path as of this revision is known to the caller and need not be read, unless it has changed since."""
 
     def has_code_for(self, pinned: Pinned) -> bool:
         """Whether this worker may go on with an unfinished turn; one that is to be cancelled needs no code."""
@@ -60,7 +61,13 @@ class OpenedTurn:
     batches: tuple[BatchRecord, ...]
     journal: tuple[RecordedEffect, ...]
     history: tuple[StoredNode, ...]
-    """Nodes of revisions above `known_revision`, oldest first."""
+    """What the session shows, oldest first: nodes of the current frame on the active path that are not tombstoned."""
+    whole: bool
+    """`history` is all of it, and what the caller knew is no longer so; else what is newer than `known_revision`."""
+    frame_id: str | None
+    """The current frame, in which the turn's nodes belong. None: the initial one."""
+    spec: str | None
+    """JSON: what the session says over its agent's own policy. None: nothing."""
     cancel: bool
     """A cancel of this turn waits."""
     joinable: bool
@@ -128,6 +135,24 @@ class TurnCommit:
     """The encoded AssembledTurn, without `committed_at_ms`."""
     dead_reason: str | None = None
     """Set: the batches end as dead letters with this reason."""
+    leaf: Place | None = None
+    """Where the first node hangs, each further one hangs from the one before it. None: it is a root."""
+    states: tuple[StateWrite, ...] = ()
+    """Named states that change; all others stay as they are."""
+    spec: SpecChange | None = None
+    frame: FrameOpening | None = None
+    path: PathChange | None = None
+    follow_up: FollowUp | None = None
+
+    @property
+    def changes_session(self) -> bool:
+        """Whether more happens to the session than that its history grows."""
+        return bool(self.states or self.spec or self.frame or self.path or self.follow_up)
+
+    @property
+    def moves_path(self) -> bool:
+        """Whether the next turn sees another history than this turn's and its nodes: then nothing of it stays warm."""
+        return bool(self.frame or self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +217,9 @@ class TurnStore(Protocol):
         fence, the head revision, that exactly `batch_ids` are claimed by the turn, that the turn is running, and
         with `refuse_if_joinable` that nothing may join. Idempotent: a repeat answers `already`, and other content
         for a turn that is committed `another`.
+
+        With it land, in this order: the states, the spec, the new frame with its seed nodes, the change of the path,
+        the follow-up. A path to a node that is not there is a `conflict`, and so is a frame that is there already.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -14,6 +15,7 @@ from lash_tasks.domain.messages import Message
 from lash_tasks.domain.queue import BatchRecord, BatchState
 from lash_tasks.domain.sessions import Node, StoredNode
 from lash_tasks.domain.turns import TurnIntent
+from lash_tasks.stores.protocols import TurnCommit
 
 Row = Mapping[str, Any] | RowMapping
 
@@ -87,6 +89,13 @@ def stored_node(row: Row) -> StoredNode:
     parent = None if row["parent_id"] is None else NodeId(row["parent_id"])
     node = Node(NodeId(row["node_id"]), parent, decode(Message, row["message"]), row["frame_id"])
     return StoredNode(row["revision"], row["ordinal"], node)
+
+
+def all_nodes(commit: TurnCommit) -> tuple[Node, ...]:
+    """What the commit adds to the history: the turn's nodes, behind them the seed of a frame that it opens."""
+    if commit.frame is None:
+        return commit.nodes
+    return (*commit.nodes, *(replace(node, frame_id=commit.frame.frame_id) for node in commit.frame.nodes))
 
 
 def message_bytes(node: Node) -> bytes:

@@ -12,6 +12,7 @@ from lash_tasks.domain.ids import TURN_DIGITS
 from lash_tasks.domain.queue import MAX_BATCHES_PER_CLAIM
 from lash_tasks.stores.sql.claiming import PICK, WAITING_COLUMNS
 from lash_tasks.stores.sql.engine import POSTGRES_NOW
+from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 
 _NOW: LiteralString = f"coalesce(%(now_ms)s::bigint, {POSTGRES_NOW})"
 _CLOCK: LiteralString = f"clock AS MATERIALIZED (SELECT {_NOW} AS now_ms)"
@@ -32,6 +33,8 @@ COMMIT: LiteralString = "COMMIT"
 
 MAKE_FENCE: LiteralString = "INSERT INTO lash_fences (scope) VALUES (%(scope)s) ON CONFLICT (scope) DO NOTHING"
 LOCK_FENCE: LiteralString = "SELECT fence FROM lash_fences WHERE scope = %(scope)s FOR NO KEY UPDATE"
+
+_FACTS: LiteralString = "head_revision, turn_index, frame_id, spec, path_revision, branched"
 
 # `locked` waits for a cancel that is under way and leaves out what it took; the turn's id comes from what is left.
 # All writing hangs on `raised`: no fence raised, nothing written.
@@ -64,10 +67,9 @@ fresh AS MATERIALIZED (
   FROM locked HAVING count(*) > 0),
 born AS (
   INSERT INTO lash_sessions (id, created_at_ms) SELECT %(session_id)s::text, clock.now_ms FROM fresh CROSS JOIN clock
-  ON CONFLICT (id) DO NOTHING RETURNING head_revision, turn_index),
+  ON CONFLICT (id) DO NOTHING RETURNING {_FACTS}),
 base AS MATERIALIZED (
-  SELECT head_revision, turn_index FROM lash_sessions WHERE id = %(session_id)s::text
-  UNION ALL SELECT head_revision, turn_index FROM born),
+  SELECT {_FACTS} FROM lash_sessions WHERE id = %(session_id)s::text UNION ALL SELECT {_FACTS} FROM born),
 raised AS (
   UPDATE lash_fences SET fence = fence + 1 WHERE scope = %(scope)s::text
     AND (EXISTS (SELECT 1 FROM unfinished WHERE free AND known) OR EXISTS (SELECT 1 FROM fresh CROSS JOIN base))
@@ -94,9 +96,10 @@ SELECT
        WHEN EXISTS (SELECT 1 FROM unfinished WHERE NOT known)
          OR EXISTS (SELECT 1 FROM head WHERE agent <> ALL(%(agents)s::text[])) THEN 'held'
        ELSE 'nothing' END AS otherwise,
-  turn.*
+  base.frame_id, base.spec, base.path_revision, base.branched, turn.*
 FROM clock LEFT JOIN (
-  SELECT false AS resumed, started.* FROM started UNION ALL SELECT true, resumed.* FROM resumed) turn ON true"""
+  SELECT false AS resumed, started.* FROM started UNION ALL SELECT true, resumed.* FROM resumed) turn ON true
+LEFT JOIN base ON true"""
 
 # The statements below run in the same pipeline, before the answer of OPEN is known here. They find the turn by what
 # OPEN left: it runs, we hold it, and its fence is the one just raised.
@@ -115,10 +118,21 @@ FROM ours
 CROSS JOIN LATERAL json_array_elements_text(ours.batch_ids::json) WITH ORDINALITY AS wanted(id, place)
 JOIN lash_batches own ON own.id = wanted.id ORDER BY wanted.place"""
 
+# Of a path with branches too, what is newer than a revision that is known is on it. Only the whole of it has to be
+# walked, which is left to BRANCHED_HISTORY.
 OPENED_HISTORY: LiteralString = f"""
-WITH ours AS (SELECT t.session_id FROM {_OURS})
+WITH ours AS (
+  SELECT t.session_id, s.frame_id,
+    CASE WHEN %(known_revision)s::bigint >= s.path_revision THEN %(known_revision)s::bigint + 1
+         WHEN NOT s.branched THEN s.visible_from END AS first_revision
+  FROM lash_sessions s CROSS JOIN {_OURS} AND s.id = t.session_id)
 SELECT n.* FROM ours JOIN lash_nodes n ON n.session_id = ours.session_id
-WHERE n.revision > %(known_revision)s::bigint ORDER BY n.revision, n.ordinal"""
+WHERE n.revision >= ours.first_revision AND n.frame_id IS NOT DISTINCT FROM ours.frame_id
+  AND n.tombstoned_at_ms IS NULL
+ORDER BY n.revision, n.ordinal"""
+
+# Read after the transaction, as the journal is.
+BRANCHED_HISTORY: LiteralString = PATH_AS_SHOWN.replace(":session_id", "%(session_id)s::text")
 
 # Read after the transaction, and only where there may be one: the fence that was raised keeps it as it is.
 JOURNAL: LiteralString = """
@@ -207,7 +221,10 @@ first AS (
   SELECT b.early AND b.agent = %(agent)s::text AND b.context_digest = %(context_digest)s::text AS joinable
   FROM lash_batches b WHERE {_READY} ORDER BY b.seq LIMIT 1),
 head AS (
-  UPDATE lash_sessions SET head_revision = head_revision + 1, turn_index = %(turn_index)s::bigint FROM gate
+  UPDATE lash_sessions SET head_revision = head_revision + 1, turn_index = %(turn_index)s::bigint,
+    leaf_revision = CASE WHEN cardinality(%(node_ids)s::text[]) = 0 THEN leaf_revision END,
+    leaf_ordinal = CASE WHEN cardinality(%(node_ids)s::text[]) = 0 THEN leaf_ordinal END
+  FROM gate
   WHERE id = %(session_id)s::text AND head_revision = %(base_revision)s::bigint AND deleted_at_ms IS NULL
     AND (SELECT count(*) = cardinality(%(batch_ids)s::text[])
            AND count(*) FILTER (WHERE b.id = ANY(%(batch_ids)s::text[])) = count(*) FROM lash_batches b
@@ -223,8 +240,10 @@ stamped AS (
     outcome = %(outcome)s::text, stamp = %(stamp)s::text, result = %(result)s::bytea
   FROM head CROSS JOIN clock WHERE session_id = %(session_id)s::text AND turn_id = %(turn_id)s::text),
 grown AS (
-  INSERT INTO lash_nodes (session_id, revision, ordinal, node_id, parent_id, frame_id, message)
-  SELECT %(session_id)s::text, head.head_revision, x.place - 1, x.node_id, x.parent_id, x.frame_id, x.message
+  INSERT INTO lash_nodes (session_id, revision, ordinal, node_id, parent_id, frame_id, message, parent_revision,
+    parent_ordinal)
+  SELECT %(session_id)s::text, head.head_revision, x.place - 1, x.node_id, x.parent_id, x.frame_id, x.message,
+    CASE WHEN x.place = 1 THEN %(leaf_revision)s::bigint END, CASE WHEN x.place = 1 THEN %(leaf_ordinal)s::int END
   FROM head CROSS JOIN unnest(%(node_ids)s::text[], %(parent_ids)s::text[], %(frame_ids)s::text[],
     %(messages)s::bytea[]) WITH ORDINALITY AS x(node_id, parent_id, frame_id, message, place)),
 counted AS (

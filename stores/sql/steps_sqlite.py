@@ -13,9 +13,11 @@ from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.protocols import OpenedTurn, OpenRequest, TurnCommit
 from lash_tasks.stores.sql.claiming import PICK, WAITING_COLUMNS
+from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 from lash_tasks.stores.sql.rows import (
     INLINE_OUTCOME_BYTES,
     Row,
+    all_nodes,
     batch_record,
     message_bytes,
     recorded_effect,
@@ -84,19 +86,32 @@ def forget_cancel(connection: Connection, session_id: SessionId, turn_id: TurnId
     )
 
 
-def opened(connection: Connection, request: OpenRequest, resumed: bool, now_ms: int) -> OpenedTurn:
-    """The running turn of the session with all that its driver needs."""
+def session(connection: Connection, session_id: SessionId) -> Row | None:
+    return connection.execute(select(sessions).where(sessions.c.id == session_id)).mappings().first()
+
+
+def opened(connection: Connection, request: OpenRequest, session: Row | None, resumed: bool, now_ms: int) -> OpenedTurn:
+    """The running turn of the session with all that its driver needs. `session` as it was found, None before it was."""
     row = running_turn(connection, request.session_id)
     assert row is not None
     intent = turn_intent(row)
     claimed = connection.execute(select(batches).where(batches.c.id.in_(intent.batch_ids))).mappings()
     by_id = {batch["id"]: batch for batch in claimed}
     context_digest = by_id[intent.batch_ids[0]]["context_digest"]
-    history = connection.execute(
-        select(nodes)
-        .where(nodes.c.session_id == intent.session_id, nodes.c.revision > request.known_revision)
-        .order_by(nodes.c.revision, nodes.c.ordinal)
-    ).mappings()
+    whole = session is None or request.known_revision < max(session["path_revision"], 1)
+    if session is not None and session["branched"] and whole:
+        history = connection.execute(_BRANCHED_HISTORY, {"session_id": intent.session_id}).mappings()
+    else:
+        first_revision = request.known_revision + 1
+        if session is not None and whole:
+            first_revision = session["visible_from"]
+        query = select(nodes).where(
+            nodes.c.session_id == intent.session_id,
+            nodes.c.revision >= first_revision,
+            nodes.c.frame_id.is_not_distinct_from(session["frame_id"] if session else None),
+            nodes.c.tombstoned_at_ms.is_(None),
+        )
+        history = connection.execute(query.order_by(nodes.c.revision, nodes.c.ordinal)).mappings()
     return OpenedTurn(
         intent=intent,
         resumed=resumed,
@@ -108,10 +123,15 @@ def opened(connection: Connection, request: OpenRequest, resumed: bool, now_ms: 
             for row in _journal(connection, effect_scope(intent.session_id, intent.turn_id))
         ),
         history=tuple(map(stored_node, history)),
+        whole=whole,
+        frame_id=session["frame_id"] if session else None,
+        spec=session["spec"] if session else None,
         cancel=is_cancelled(connection, intent.session_id, intent.turn_id),
         joinable=may_join(first_ready(connection, intent.session_id, now_ms), intent.agent, context_digest),
     )
 
+
+_BRANCHED_HISTORY = text(PATH_AS_SHOWN)
 
 # ---------------------------------------------------------------- waiting input
 
@@ -237,6 +257,15 @@ def head_revision(connection: Connection, session_id: SessionId) -> int | None:
     return revision
 
 
+def move_head(connection: Connection, commit: TurnCommit, revision: int) -> None:
+    leaf = {"leaf_revision": None, "leaf_ordinal": None} if all_nodes(commit) else {}
+    connection.execute(
+        update(sessions)
+        .where(sessions.c.id == commit.session_id)
+        .values(head_revision=revision, turn_index=commit.turn_index, **leaf)
+    )
+
+
 def add_nodes(connection: Connection, commit: TurnCommit, revision: int) -> None:
     rows = [
         {
@@ -247,8 +276,10 @@ def add_nodes(connection: Connection, commit: TurnCommit, revision: int) -> None
             "parent_id": node.parent_id,
             "frame_id": node.frame_id,
             "message": message_bytes(node),
+            "parent_revision": commit.leaf.revision if commit.leaf and ordinal == 0 else None,
+            "parent_ordinal": commit.leaf.ordinal if commit.leaf and ordinal == 0 else None,
         }
-        for ordinal, node in enumerate(commit.nodes)
+        for ordinal, node in enumerate(all_nodes(commit))
     ]
     if rows:
         connection.execute(insert(nodes), rows)

@@ -24,10 +24,12 @@ from lash_tasks.stores.protocols import (
     TurnCommit,
 )
 from lash_tasks.stores.sql import statements_postgres as sql
+from lash_tasks.stores.sql.caller_connections import OwnConnection
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.pipeline import pipelined
+from lash_tasks.stores.sql.pipeline import Statement, pipelined
 from lash_tasks.stores.sql.rows import (
     INLINE_OUTCOME_BYTES,
+    all_nodes,
     batch_record,
     message_bytes,
     recorded_effect,
@@ -35,6 +37,7 @@ from lash_tasks.stores.sql.rows import (
     stored_node,
     turn_intent,
 )
+from lash_tasks.stores.sql.session_changes import apply_changes
 
 _log = logging.getLogger(__name__)
 
@@ -78,9 +81,12 @@ class PostgresTurns:
             if opened["turn_id"] is None:
                 return NotOpened(opened["otherwise"])
             intent, journal = turn_intent(opened), []
+            whole = request.known_revision < max(opened["path_revision"], 1)
             if opened["resumed"]:
                 journal_of = {"effect_scope": effect_scope(intent.session_id, intent.turn_id)}
                 [journal] = pipelined(connection, [(sql.JOURNAL, journal_of)])
+            if whole and opened["branched"]:
+                [history] = pipelined(connection, [(sql.BRANCHED_HISTORY, turn)])
         return OpenedTurn(
             intent=intent,
             resumed=opened["resumed"],
@@ -89,6 +95,9 @@ class PostgresTurns:
             batches=tuple(map(batch_record, batches)),
             journal=tuple(recorded_effect(row, intent) for row in journal),
             history=tuple(map(stored_node, history)),
+            whole=whole,
+            frame_id=opened["frame_id"],
+            spec=opened["spec"],
             cancel=batches[0]["cancel"],
             joinable=batches[0]["joinable"],
         )
@@ -183,10 +192,16 @@ class PostgresTurns:
 
     def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
         parameters = _commit_parameters(commit) | {"now_ms": self._database.now_override()}
+        first: list[Statement] = [(sql.BEGIN, {})] if commit.changes_session else []
         with self._database.postgres() as connection:
-            [[landed]] = pipelined(connection, [(sql.COMMIT_TURN, parameters)])
-            if landed["revision"] is not None:
-                return Committed(landed["revision"], landed["committed_at_ms"], landed["more"])
+            *_, [landed] = pipelined(connection, [*first, (sql.COMMIT_TURN, parameters)])
+            revision, now_ms = landed["revision"], landed["committed_at_ms"]
+            if revision is not None and commit.changes_session:
+                if not apply_changes(OwnConnection(connection), commit, revision, now_ms):
+                    return CommitRefused.CONFLICT
+                pipelined(connection, [(sql.COMMIT, {})])
+            if revision is not None:
+                return Committed(revision, now_ms, landed["more"] or commit.follow_up is not None)
             if landed["ours"]:
                 joinable = commit.refuse_if_joinable and landed["joinable"]
                 return CommitRefused.JOINABLE if joinable else CommitRefused.CONFLICT
@@ -198,6 +213,7 @@ class PostgresTurns:
 
 
 def _commit_parameters(commit: TurnCommit) -> dict[str, Any]:
+    nodes = all_nodes(commit)
     return {
         "scope": fence_scope(commit.session_id),
         "session_id": commit.session_id,
@@ -209,10 +225,12 @@ def _commit_parameters(commit: TurnCommit) -> dict[str, Any]:
         "refuse_if_joinable": commit.refuse_if_joinable,
         "agent": commit.agent,
         "context_digest": commit.context_digest,
-        "node_ids": [node.node_id for node in commit.nodes],
-        "parent_ids": [node.parent_id for node in commit.nodes],
-        "frame_ids": [node.frame_id for node in commit.nodes],
-        "messages": [message_bytes(node) for node in commit.nodes],
+        "node_ids": [node.node_id for node in nodes],
+        "parent_ids": [node.parent_id for node in nodes],
+        "frame_ids": [node.frame_id for node in nodes],
+        "messages": [message_bytes(node) for node in nodes],
+        "leaf_revision": None if commit.leaf is None else commit.leaf.revision,
+        "leaf_ordinal": None if commit.leaf is None else commit.leaf.ordinal,
         "usage_keys": [short_key(entry.effect_key, commit.session_id, commit.turn_id) for entry in commit.usage],
         "usage_sources": [entry.source for entry in commit.usage],
         "usage_models": [entry.model for entry in commit.usage],

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert
 from sqlalchemy.exc import DataError, IntegrityError
 
 from lash_tasks.domain.codec import canonical
@@ -27,13 +27,19 @@ from lash_tasks.stores.protocols import (
     TurnCommit,
 )
 from lash_tasks.stores.sql import steps_sqlite as steps
+from lash_tasks.stores.sql.caller_connections import SqlAlchemyConnection
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.rows import Row, batch_record
+from lash_tasks.stores.sql.session_changes import apply_changes
 from lash_tasks.stores.sql.tables import sessions, turns
 
 _log = logging.getLogger(__name__)
 
 _VALUE_REFUSED = (DataError, IntegrityError, OverflowError, UnicodeError)
+
+
+class _UnfitError(Exception):
+    """A part of a commit does not fit what is there; rolls the transaction back."""
 
 
 class SqliteTurns:
@@ -49,14 +55,16 @@ class SqliteTurns:
         with self._database.transaction() as connection:
             now_ms = self._now_ms()
             unfinished = steps.running_turn(connection, request.session_id)
+            session = steps.session(connection, request.session_id)
             if unfinished is None:
-                refused = self._start(connection, request, now_ms)
+                refused = self._start(connection, request, session, now_ms)
             else:
                 refused = self._resume(connection, request, unfinished, now_ms)
-            return refused or steps.opened(connection, request, unfinished is not None, now_ms)
+            return refused or steps.opened(connection, request, session, unfinished is not None, now_ms)
 
-    def _start(self, connection: Connection, request: OpenRequest, now_ms: int) -> NotOpened | None:
-        session = connection.execute(select(sessions).where(sessions.c.id == request.session_id)).mappings().first()
+    def _start(
+        self, connection: Connection, request: OpenRequest, session: Row | None, now_ms: int
+    ) -> NotOpened | None:
         if session is not None and session["deleted_at_ms"] is not None:
             return NotOpened.NOTHING
         run = steps.next_run(connection, request.session_id, now_ms, MAX_BATCHES_PER_CLAIM)
@@ -165,17 +173,19 @@ class SqliteTurns:
     # ------------------------------------------------------------ commit
 
     def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
+        try:
+            return self._commit(commit)
+        except _UnfitError:
+            return CommitRefused.CONFLICT
+
+    def _commit(self, commit: TurnCommit) -> Committed | CommitRefused:
         with self._database.transaction() as connection:
             now_ms = self._now_ms()
             refused = self._refusal(connection, commit, now_ms)
             if refused is not None:
                 return refused
             revision = commit.base_revision + 1
-            connection.execute(
-                update(sessions)
-                .where(sessions.c.id == commit.session_id)
-                .values(head_revision=revision, turn_index=commit.turn_index)
-            )
+            steps.move_head(connection, commit, revision)
             steps.raise_fence(connection, commit.session_id)  # shuts out whatever of the turn comes later
             connection.execute(
                 steps.update_turn(commit.session_id, commit.turn_id).values(
@@ -191,7 +201,10 @@ class SqliteTurns:
             steps.add_usage(connection, commit, now_ms)
             steps.end_batches(connection, commit, now_ms)
             steps.forget_cancel(connection, commit.session_id, commit.turn_id)
-            return Committed(revision, now_ms, steps.first_ready(connection, commit.session_id, now_ms) is not None)
+            if not apply_changes(SqlAlchemyConnection(connection), commit, revision, now_ms):
+                raise _UnfitError
+            more = steps.first_ready(connection, commit.session_id, now_ms) is not None
+            return Committed(revision, now_ms, more or commit.follow_up is not None)
 
     def _refusal(self, connection: Connection, commit: TurnCommit, now_ms: int) -> CommitRefused | None:
         turn = steps.turn(connection, commit.session_id, commit.turn_id)

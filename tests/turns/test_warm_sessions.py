@@ -10,7 +10,7 @@ import pytest
 
 from lash_tasks.domain.ids import MessageId, NodeId, SessionId
 from lash_tasks.domain.messages import Message, Role, TextPart
-from lash_tasks.domain.sessions import Node
+from lash_tasks.domain.sessions import Node, placed
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.runtime.warm_sessions import COLD, WarmSession, WarmSessions
 from lash_tasks.stores.bundle import Stores
@@ -110,7 +110,7 @@ def test_a_database_that_was_set_back_is_believed(stage: Stage, watch: Watch) ->
 
 def known(revision: int, text: str = "x") -> WarmSession:
     node = Node(NodeId(f"n{revision}"), None, Message(MessageId("m"), Role.USER, (TextPart(text),)), None)
-    return COLD.grown([node], revision)
+    return COLD.grown(placed([node], revision), revision)
 
 
 def test_what_is_taken_is_gone_until_it_is_kept_again() -> None:

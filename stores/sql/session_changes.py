@@ -1,0 +1,132 @@
+"""What a commit may change about a session besides adding to its history: rare, so one statement a change.
+
+All of it runs in the commit's transaction, behind the lock of the fence, on Postgres and SQLite alike.
+"""
+
+from __future__ import annotations
+
+from lash_tasks.domain.codec import canonical
+from lash_tasks.domain.ids import blob_ref
+from lash_tasks.stores.protocols import FollowUp, FrameOpening, PathChange, StateWrite, TurnCommit
+from lash_tasks.stores.sql.caller_connections import CallerConnection, PortableStatement
+
+# SQLAlchemy has no rows for a statement that returns none, so each returns something.
+_PUT_BODY = PortableStatement.of("""
+INSERT INTO lash_blobs (ref, content, touched_at_ms) VALUES (:ref, :content, :now_ms)
+ON CONFLICT (ref) DO UPDATE SET touched_at_ms = excluded.touched_at_ms RETURNING ref""")
+_PUT_STATE = PortableStatement.of("""
+INSERT INTO lash_states (session_id, name, generation, ref) VALUES (:session_id, :name, :generation, :ref)
+ON CONFLICT (session_id, name) DO UPDATE SET generation = excluded.generation, ref = excluded.ref RETURNING name""")
+_DROP_STATE = PortableStatement.of(
+    "DELETE FROM lash_states WHERE session_id = :session_id AND name = :name RETURNING name"
+)
+_SET_SPEC = PortableStatement.of("UPDATE lash_sessions SET spec = :spec WHERE id = :session_id RETURNING id")
+_OPEN_FRAME = PortableStatement.of("""
+INSERT INTO lash_frames
+  (session_id, frame_id, previous_id, reason, caused_by, assignment, opened_revision, created_at_ms)
+VALUES (:session_id, :frame_id, :previous_id, :reason, :caused_by, :assignment, :revision, :now_ms)
+ON CONFLICT (session_id, frame_id) DO NOTHING RETURNING frame_id""")
+_ENTER_FRAME = PortableStatement.of(
+    "UPDATE lash_sessions SET frame_id = :frame_id, path_revision = :revision WHERE id = :session_id RETURNING id"
+)
+_BEGIN_ANEW = PortableStatement.of("""
+UPDATE lash_sessions SET path_revision = :revision, visible_from = :visible_from, branched = false,
+  leaf_revision = NULL, leaf_ordinal = NULL
+WHERE id = :session_id RETURNING id""")
+_BRANCH = PortableStatement.of("""
+UPDATE lash_sessions SET path_revision = :revision, visible_from = 0, branched = true,
+  leaf_revision = :leaf_revision, leaf_ordinal = :leaf_ordinal
+WHERE id = :session_id AND EXISTS (
+  SELECT 1 FROM lash_nodes n WHERE n.session_id = :session_id AND n.revision = :leaf_revision
+    AND n.ordinal = :leaf_ordinal AND n.tombstoned_at_ms IS NULL)
+RETURNING id""")
+_PUT_BATCH = PortableStatement.of("""
+INSERT INTO lash_batches (id, session_id, agent, state, turn_id, source_key, input_digest, context_digest, early,
+  exclusive, merge_key, payload, available_at_ms, enqueued_at_ms)
+VALUES (:id, :session_id, :agent, 'claimed', :turn_id, :source_key, :input_digest, :context_digest, :early,
+  :exclusive, :merge_key, :payload, :now_ms, :now_ms) RETURNING id""")
+_PUT_TURN = PortableStatement.of("""
+INSERT INTO lash_turns (session_id, turn_id, turn_index, status, base_revision, batch_ids, agent, agent_ref,
+  machine_version, fence, admitted_at_ms)
+VALUES (:session_id, :turn_id, :turn_index, 'running', :revision, :batch_ids, :agent, :agent_ref,
+  :machine_version, :fence, :now_ms) RETURNING turn_id""")
+
+
+def apply_changes(connection: CallerConnection, commit: TurnCommit, revision: int, now_ms: int) -> bool:
+    """Apply what the commit changes. False if something does not fit: then the transaction has to be rolled back."""
+    session = {"session_id": commit.session_id, "revision": revision, "now_ms": now_ms}
+    for state in commit.states:
+        _write_state(connection, session, state)
+    if commit.spec is not None:
+        connection.run(_SET_SPEC, {**session, "spec": commit.spec.spec})
+    fits = True
+    if commit.frame is not None:
+        fits = _open_frame(connection, session, commit.frame)
+    if fits and commit.path is not None:
+        fits = _change_path(connection, session, commit.path, revision)
+    if fits and commit.follow_up is not None:
+        _put_follow_up(connection, session, commit, commit.follow_up)
+    return fits
+
+
+def _write_state(connection: CallerConnection, session: dict[str, object], state: StateWrite) -> None:
+    named = {**session, "name": state.name}
+    if state.body is None:
+        connection.run(_DROP_STATE, named)
+        return
+    body = {"ref": blob_ref(state.body), "content": state.body, "generation": state.generation}
+    connection.run(_PUT_BODY, {**named, **body})
+    connection.run(_PUT_STATE, {**named, **body})
+
+
+def _open_frame(connection: CallerConnection, session: dict[str, object], frame: FrameOpening) -> bool:
+    row = {
+        **session,
+        "frame_id": frame.frame_id,
+        "previous_id": frame.previous_id,
+        "reason": frame.reason,
+        "caused_by": frame.caused_by,
+        "assignment": frame.assignment,
+    }
+    if not connection.run(_OPEN_FRAME, row):
+        return False
+    connection.run(_ENTER_FRAME, row)
+    return True
+
+
+def _change_path(connection: CallerConnection, session: dict[str, object], path: PathChange, revision: int) -> bool:
+    if path.leaf is None:
+        return bool(connection.run(_BEGIN_ANEW, {**session, "visible_from": revision + 1}))
+    leaf = {"leaf_revision": path.leaf.revision, "leaf_ordinal": path.leaf.ordinal}
+    return bool(connection.run(_BRANCH, {**session, **leaf}))
+
+
+def _put_follow_up(
+    connection: CallerConnection, session: dict[str, object], commit: TurnCommit, follow_up: FollowUp
+) -> None:
+    draft = follow_up.batch
+    batch = {
+        **session,
+        "id": draft.id,
+        "turn_id": follow_up.turn_id,
+        "agent": draft.agent,
+        "source_key": draft.source_key,
+        "input_digest": draft.input_digest,
+        "context_digest": draft.context_digest,
+        "early": draft.early,
+        "exclusive": draft.exclusive,
+        "merge_key": draft.merge_key,
+        "payload": draft.payload,
+    }
+    connection.run(_PUT_BATCH, batch)
+    turn = {
+        **session,
+        "turn_id": follow_up.turn_id,
+        "turn_index": commit.turn_index + 1,
+        "batch_ids": canonical([draft.id]).decode(),
+        "agent": draft.agent,
+        "agent_ref": follow_up.agent_ref,
+        "machine_version": follow_up.machine_version,
+        "fence": commit.fence + 1,  # what the commit has raised it to
+    }
+    connection.run(_PUT_TURN, turn)
