@@ -14,7 +14,7 @@ from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.inputs import TurnInput
 from lash_tasks.domain.queue import When
 from lash_tasks.domain.turns import AssembledTurn
-from lash_tasks.domain.usage import UsageTotal
+from lash_tasks.domain.usage import SessionUsageReport, TokenLedgerEntry, UsageTotal, prompt_usage, usage_report
 from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound
 from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
@@ -155,6 +155,14 @@ class Client:
         """
         session = None if session_id is None else SessionId(check_name("session_id", session_id))
         return self._parts.stores.sessions.usage(session, _milliseconds("since", since) or 0)
+
+    def usage_report(self, session_id: str) -> SessionUsageReport:
+        """A session's tokens in one report: in all, by source, by model, by both, and the size of its last prompt."""
+        session = SessionId(check_name("session_id", session_id))
+        sessions = self._parts.stores.sessions
+        entries = (TokenLedgerEntry(row.source, row.model, row.usage) for row in sessions.usage(session))
+        last = sessions.last_call(session)
+        return usage_report(entries, None if last is None else prompt_usage(last))
 
     def agents(self) -> list[str]:
         """The names of the agents that workers have registered."""

@@ -8,6 +8,9 @@ import typer
 
 from lash_tasks.cli.application import moment, open_client
 from lash_tasks.cli.output import JsonFlag, command
+from lash_tasks.domain.codec import to_json
+from lash_tasks.domain.usage import SessionUsageReport, UsageTotals
+from lash_tasks.errors import InvalidInput
 
 
 def usage(
@@ -16,10 +19,18 @@ def usage(
         str | None,
         typer.Option("--since", metavar="TIME", help="Only turns committed since then (ISO 8601, else local time)."),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="One document of the session: totals, by source, by model, last prompt.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show the tokens that committed turns have used, by source and model."""
     with command(as_json) as output, open_client() as client:
+        if report:
+            if session is None or since is not None:
+                raise InvalidInput("report", "needs --session, and takes no --since")
+            output.document(to_json(SessionUsageReport, client.usage_report(session)))
+            return
         rows = [
             {
                 "source": total.source,
@@ -30,6 +41,8 @@ def usage(
                 "cached_input_tokens": total.usage.cached_input_tokens,
                 "reasoning_tokens": total.usage.reasoning_tokens,
                 "total_tokens": total.usage.total_tokens,
+                "context_total_tokens": UsageTotals.of(total.usage).context_total_tokens,
+                "uncached_total_tokens": UsageTotals.of(total.usage).uncached_total_tokens,
             }
             for total in client.usage(session, since=moment("since", since))
         ]

@@ -8,7 +8,7 @@ from typing import Protocol
 from lash_tasks.domain.ids import BlobRef, SessionId, TurnId
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import TurnRecord
-from lash_tasks.domain.usage import UsageTotal
+from lash_tasks.domain.usage import TokenUsage, UsageTotal
 
 
 class SessionStore(Protocol):
@@ -35,6 +35,10 @@ class SessionStore(Protocol):
 
         With `since_ms` only what was committed then or later.
         """
+        ...
+
+    def last_call(self, session_id: SessionId) -> TokenUsage | None:
+        """What the last model call of the newest turn that made one has used (source `turn`)."""
         ...
 
     def delete(self, session_id: SessionId) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from sqlalchemy import BigInteger, Connection, RowMapping, cast, delete, exists, func, literal, or_, select, text
+from sqlalchemy import BigInteger, Connection, RowMapping, and_, cast, delete, exists, func, literal, or_, select, text
 
 from lash_tasks.domain.codec import decode
 from lash_tasks.domain.ids import SessionId, TurnId, fence_scope
@@ -30,15 +31,8 @@ _RAISE_FENCE = text(
     "INSERT INTO lash_fences (scope, fence) VALUES (:scope, 1)"
     " ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence + 1"
 )
-_TOKEN_SUMS = [
-    cast(func.sum(column), BigInteger)
-    for column in (
-        usage.c.input_tokens,
-        usage.c.output_tokens,
-        usage.c.cached_input_tokens,
-        usage.c.reasoning_tokens,
-    )
-]
+_TOKENS = (usage.c.input_tokens, usage.c.output_tokens, usage.c.cached_input_tokens, usage.c.reasoning_tokens)
+_TOKEN_SUMS = [cast(func.sum(column), BigInteger) for column in _TOKENS]
 _TOMBSTONE = """
 INSERT INTO lash_sessions (id, created_at_ms, deleted_at_ms) VALUES (:session_id, {now}, {now})
 ON CONFLICT (id) DO UPDATE SET deleted_at_ms = coalesce(lash_sessions.deleted_at_ms, excluded.deleted_at_ms)"""
@@ -105,6 +99,14 @@ class SqlSessionStore:
                 for source, model, calls, *tokens in connection.execute(query)
             ]
 
+    def last_call(self, session_id: SessionId) -> TokenUsage | None:
+        ours = and_(usage.c.session_id == session_id, usage.c.source == "turn")
+        newest = select(func.max(usage.c.counted_at_ms)).where(ours).scalar_subquery()
+        query = select(usage.c.effect_key, *_TOKENS).where(ours, usage.c.counted_at_ms == newest)
+        with self._database.reading() as connection:
+            calls = [(_place(key), TokenUsage(*tokens)) for key, *tokens in connection.execute(query)]
+        return max(calls, key=lambda call: call[0])[1] if calls else None
+
     def delete(self, session_id: SessionId) -> bool:
         scope = fence_scope(session_id)
         journal = select(literal(f"{scope}/") + turns.c.turn_id).where(turns.c.session_id == session_id)
@@ -152,3 +154,8 @@ def _turn(row: Row) -> TurnRecord:
         committed_at_ms=row["committed_at_ms"],
         result=None if result is None else replace(result, committed_at_ms=row["committed_at_ms"]),
     )
+
+
+def _place(effect_key: str) -> tuple[int, ...]:
+    """Where in a session an effect came, by the numbers in its key: turn, iteration, effect."""
+    return tuple(int(number) for number in re.findall(r"\d+", effect_key))

@@ -27,6 +27,8 @@ def test_tokens_of_all_sessions_or_of_one(scene: Scene, lash_tasks: Command) -> 
         "cached_input_tokens": 20,
         "reasoning_tokens": 2,
         "total_tokens": 37,
+        "context_total_tokens": 37,
+        "uncached_total_tokens": 17,
     }
     assert lash_tasks("usage", "--session", SESSION, "--json").document == expected
     total = lash_tasks("usage", "--json").document
@@ -46,3 +48,16 @@ def test_for_a_person_it_is_a_table_and_says_when_there_is_nothing(scene: Scene,
     head, row = lash_tasks("usage").stdout.splitlines()
     assert head.split() == ["source", "model", "calls", "input", "tokens", "output", "tokens", "total", "tokens"]
     assert row.split() == ["turn", "openai:gpt-5-mini", "1", "30", "7", "37"]
+
+
+def test_a_report_of_one_session_is_one_document(scene: Scene, lash_tasks: Command) -> None:
+    answer(scene, SESSION, TokenUsage(30, 7, 20, 2))
+
+    report = lash_tasks("usage", "--session", SESSION, "--report", "--json").document
+    assert (report["entry_count"], report["usage"]["total_tokens"]) == (1, 37)
+    assert report["by_source"] == {"turn": report["usage"]}
+    assert report["by_model"] == {"openai:gpt-5-mini": report["usage"]}
+    assert [row["source"] for row in report["by_source_model"]] == ["turn"]
+    assert report["last_prompt"]["context_budget_tokens"] == 37
+
+    assert lash_tasks("usage", "--report", "--json").error["field"] == "report"

@@ -275,6 +275,7 @@ def used(key: str, model: str, usage: TokenUsage, source: str = "turn") -> Usage
     return UsageEntry(ReplayKey(key), source, model, usage)
 
 
+@pytest.mark.shows("U3")
 def test_usage_is_summed_by_source_and_model(scene: Scene, sessions: SqlSessionStore) -> None:
     first = (used("a", "openai:small", TokenUsage(10, 5, 2, 1)), used("b", "openai:large", TokenUsage(100, 50)))
     run_turn(scene, usage=first)
@@ -290,6 +291,23 @@ def test_usage_is_summed_by_source_and_model(scene: Scene, sessions: SqlSessionS
         *sessions.usage(SESSION),
     ]
     assert sessions.usage(SessionId("unknown")) == []
+
+
+@pytest.mark.shows("U3")
+def test_usage_of_cached_tokens_alone_is_kept(scene: Scene, sessions: SqlSessionStore) -> None:
+    run_turn(scene, usage=(used("a", "openai:small", TokenUsage(0, 0, 9, 0)),))
+    assert sessions.usage(SESSION) == [UsageTotal("turn", "openai:small", 1, TokenUsage(0, 0, 9, 0))]
+
+
+def test_the_last_call_is_that_of_the_newest_turn_by_its_place_in_it(scene: Scene, sessions: SqlSessionStore) -> None:
+    assert sessions.last_call(SESSION) is None
+    run_turn(scene, usage=(used(":1:1:llm_call:1", "small", TokenUsage(1)),))
+    scene.clock.advance(1)
+    calls = (used(f":2:{number}:llm_call:{number}", "small", TokenUsage(number)) for number in (2, 10, 9))
+    run_turn(scene, usage=(*calls, used(":2:11:llm_call:1", "small", TokenUsage(77), "compaction")))
+    run_turn(scene, OTHER_SESSION, usage=(used(":9:9:llm_call:9", "small", TokenUsage(99)),))
+
+    assert sessions.last_call(SESSION) == TokenUsage(10)
 
 
 def test_usage_since_a_time_is_that_of_turns_committed_then_or_later(scene: Scene, sessions: SqlSessionStore) -> None:
