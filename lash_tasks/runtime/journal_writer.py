@@ -17,6 +17,8 @@ from lash_tasks.stores.protocols import TurnStore
 
 MAX_ROWS = 256
 MAX_BYTES = 1024 * 1024
+LOOK_AGAIN_SECONDS = 1.0
+"""How often who waits looks whether somebody writes at all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,13 +40,17 @@ class _Entry:
 
 
 class JournalWriter:
-    """One per worker; safe from all of its threads."""
+    """One per worker; safe from all of its threads, also from one that an exception stops anywhere in here.
+
+    Who writes holds the baton, and a `with` is all that surely ends when a thread is stopped. So who waits looks now
+    and then whether somebody writes at all, and comes back with a row that got lost with the one who had taken it.
+    """
 
     def __init__(self, turns: TurnStore) -> None:
         self._turns = turns
+        self._baton = threading.Lock()
         self._lock = threading.Lock()
         self._queue: deque[_Entry] = deque()
-        self._writing = False
 
     def record(self, row: JournalRow) -> RecordReply:
         """`TurnStore.record` of one row. Raises what the database has against this row, or against all of its group.
@@ -55,11 +61,11 @@ class JournalWriter:
         entry = _Entry(row)
         with self._lock:
             self._queue.append(entry)
-            mine, self._writing = not self._writing, True
-        if not mine:
-            self._wait(entry)
-        if not entry.answered:
-            self._write()
+        try:
+            self._see_to(entry)
+        except BaseException:
+            self._forget(entry)
+            raise
         if entry.error is not None:
             raise entry.error
         if entry.reply is None:
@@ -69,21 +75,22 @@ class JournalWriter:
             return reply
         return entry.reply
 
-    def _wait(self, entry: _Entry) -> None:
-        """Until the row is written, or it is this thread's turn to write."""
-        try:
-            entry.woken.wait()
-        except BaseException:
-            with self._lock:
-                if entry in self._queue:
-                    self._queue.remove(entry)
-                    if entry.woken.is_set():
-                        self._hand_on()
-            raise
+    def _see_to(self, entry: _Entry) -> None:
+        """Return when the row is answered, after writing it or waiting for it."""
+        while True:
+            entry.woken.clear()  # before the looks that follow, so that no call is missed
+            if entry.answered:
+                return
+            if self._baton.locked():
+                entry.woken.wait(LOOK_AGAIN_SECONDS)
+                continue
+            with self._baton:
+                if not entry.answered:
+                    self._write(self._take(entry))
+            self._call_next()
 
-    def _write(self) -> None:
-        """Write the rows at the head of the queue, wake their turns, and hand on to whoever waits behind them."""
-        group = self._take()
+    def _write(self, group: list[_Entry]) -> None:
+        """Write these rows and wake their turns."""
         try:
             for entry, reply in zip(group, self._turns.record([entry.row for entry in group]), strict=True):
                 entry.reply = reply
@@ -97,18 +104,25 @@ class JournalWriter:
         finally:
             for entry in group:
                 entry.woken.set()
-            with self._lock:
-                self._hand_on()
 
-    def _hand_on(self) -> None:
-        self._writing = bool(self._queue)
-        if self._queue:
-            self._queue[0].woken.set()
-
-    def _take(self) -> list[_Entry]:
+    def _take(self, own: _Entry) -> list[_Entry]:
+        """The head of the queue; `own` is put there first if a thread that was stopped has taken it out."""
         with self._lock:
+            if own not in self._queue:
+                self._queue.appendleft(own)
             group = [self._queue.popleft()]
             size = group[0].size
             while self._queue and len(group) < MAX_ROWS and (size := size + self._queue[0].size) <= MAX_BYTES:
                 group.append(self._queue.popleft())
             return group
+
+    def _forget(self, entry: _Entry) -> None:
+        with self._lock:
+            if entry in self._queue:
+                self._queue.remove(entry)
+        self._call_next()
+
+    def _call_next(self) -> None:
+        with self._lock:
+            if self._queue:
+                self._queue[0].woken.set()

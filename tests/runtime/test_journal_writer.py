@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import FrameType
 from typing import cast
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from lash_tasks.domain.ids import ReplayKey, SessionId, TurnId
 from lash_tasks.domain.journal import EffectState, JournalRow, RecordReply, RecordVerdict
 from lash_tasks.errors import StoreUnavailable
+from lash_tasks.runtime import journal_writer
 from lash_tasks.runtime.journal_writer import MAX_BYTES, MAX_ROWS, JournalWriter
 from lash_tasks.stores.protocols import TurnStore
 from tests.services import wait_until
@@ -139,3 +144,63 @@ def test_a_thread_that_is_stopped_in_a_write_holds_nobody_up(scene: Scene) -> No
         first.result(10)
     assert second.result(10)
     assert scene.journal.groups == [["a"], ["b"]]
+
+
+class StoppedAt:
+    """Stops the thread that it is set as trace function of at the `count`-th line in the writer's module.
+
+    The end of a `with` block is called a line of its own, but no thread is stopped between the block and its end.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self._seen: set[tuple[FrameType, int]] = set()
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> StoppedAt:
+        if event == "line" and frame.f_code.co_filename == journal_writer.__file__ and not self._leaves_with(frame):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+    def _leaves_with(self, frame: FrameType) -> bool:
+        place = (frame, frame.f_lineno)
+        before = place in self._seen
+        self._seen.add(place)
+        return before and linecache.getline(journal_writer.__file__, frame.f_lineno).lstrip().startswith("with ")
+
+
+@pytest.mark.parametrize("stopped", ["the one who writes", "one who waits"])
+def test_a_thread_may_be_stopped_anywhere(stopped: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was told to end while its main thread wrote. The exception came between two lines of the writer,
+    after it had taken the others' rows or before it called the next, and every turn of the worker waited for ever."""
+    monkeypatch.setattr(journal_writer, "LOOK_AGAIN_SECONDS", 0.01)
+
+    def record(scene: Scene, stop: StoppedAt) -> None:
+        sys.settrace(stop)
+        with suppress(KeyboardInterrupt):
+            scene.writer.record(row("stopped"))
+        sys.settrace(None)
+
+    count, stop = 0, StoppedAt(0)
+    while stop.left <= 0:  # for each line that it comes to
+        count, scene = count + 1, Scene()
+        stop = StoppedAt(count)
+        first = [] if stopped == "the one who writes" else [scene.threads.submit(scene.writer.record, row("first"))]
+        if first:
+            wait_until(lambda scene=scene: scene.journal.groups, 5, "the first write")  # type: ignore[misc] # mypy cannot infer the default
+        thread = scene.threads.submit(record, scene, stop)
+        wait_until(
+            lambda scene=scene, thread=thread: scene.journal.groups or scene.writer._queue or thread.done(),  # type: ignore[misc] # mypy cannot infer the default
+            5,
+            "the thread that is stopped",
+        )
+        others = [scene.threads.submit(scene.writer.record, row(name)) for name in "bc"]
+        scene.journal.go.set()
+        for other in (*first, *others):
+            with suppress(StoreUnavailable):  # then the turn tries again
+                assert other.result(5) == RecordReply(RecordVerdict.RECORDED)
+        thread.result(5)
+        assert scene.writer.record(row("later")) == RecordReply(RecordVerdict.RECORDED)
+        scene.threads.shutdown()
+    assert count > 20
