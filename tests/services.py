@@ -157,9 +157,10 @@ class PrivateServer(ABC):
         psutil.wait_procs(family, STOP_SECONDS)
         self._process = None
 
-    def restart(self) -> None:
-        """An orderly stop, then a start on the same port."""
-        self._shut_down()
+    def restart(self, how: signal.Signals | None = None, *, after: Callable[[], object] = lambda: None) -> None:
+        """A stop, orderly or by the signal `how`, then a start on the same port; `after` is called in between."""
+        self._shut_down(how)
+        after()
         self.start()
 
     def stop(self) -> None:
@@ -170,9 +171,9 @@ class PrivateServer(ABC):
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
 
-    def _shut_down(self) -> None:
+    def _shut_down(self, how: signal.Signals | None = None) -> None:
         if self._process is not None:
-            self._process.send_signal(self.stop_signal)
+            self._process.send_signal(how or self.stop_signal)
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -210,14 +211,20 @@ class PrivateRedis(PrivateServer):
 
 
 class PrivatePostgres(PrivateServer):
-    """A PostgreSQL of the test's own. What it has committed survives `kill` and `restart`, and goes with `stop`."""
+    """A PostgreSQL of the test's own. What it has committed survives `kill` and `restart`, and goes with `stop`.
+
+    A `durable` one has the settings of its installation; others do without what only a machine that loses power misses.
+    """
 
     name = "postgres"
     stop_signal = signal.SIGINT  # its "fast" shutdown: open sessions are ended, not waited for
+    IMMEDIATE = signal.SIGQUIT
+    """The "immediate" shutdown: nothing is tidied up, the next start recovers as after a crash."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         super().__init__()
         self._binaries = _postgres_binaries()
+        self._durable = durable
 
     @property
     def url(self) -> str:
@@ -248,7 +255,7 @@ class PrivatePostgres(PrivateServer):
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",
-            "fsync": "off",  # a killed process loses nothing by it, only a machine that loses power
+            **({} if self._durable else {"fsync": "off"}),
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         return [str(self._binaries / "postgres"), "-D", str(directory / "data"), *options]

@@ -1,8 +1,10 @@
 """The application that the fault tests' workers run: agents whose tools leave a line for every attempt.
 
 In version 2 (LASH_TEST_VERSION) the counter has another tool. The lines go to the file in LASH_TEST_TOOL_LOG. While
-the file in LASH_TEST_HOLD exists, a tool whose text says `[hold]` does not return. With LASH_TEST_DIE_AT, one worker
-dies at that crash point: the one that removes the file in LASH_TEST_DIE_ONCE.
+the file in LASH_TEST_HOLD exists, a tool whose text says `[hold]` does not return; LASH_TEST_TOOL_MS is the longest
+that others take. With LASH_TEST_DIE_AT, one worker dies at that crash point, at the passing LASH_TEST_DIE_PASSING: the
+one that removes the file in LASH_TEST_DIE_ONCE; LASH_TEST_DIE_BY is the signal. LASH_TEST_CLOCK_OFFSET_MS sets the
+worker's clock wrong.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ import json
 import os
 import signal
 import threading
+import zlib
+from collections import Counter
 from pathlib import Path
 
 from lash_tasks import Agent, Lash, Limits, OpenAI, ToolContext, tool
+from lash_tasks.clock import SystemClock
 from lash_tasks.runtime.crash_points import CrashPoint
 
 _log_lock = threading.Lock()
+_passings: Counter[str] = Counter()
 
 
 def _note(name: str, text: str, ctx: ToolContext) -> None:
@@ -29,6 +35,8 @@ def _hold(text: str) -> None:
     hold, never = Path(os.environ["LASH_TEST_HOLD"]), threading.Event()
     while "[hold]" in text and hold.exists():
         never.wait(0.02)
+    longest = int(os.environ.get("LASH_TEST_TOOL_MS", "0"))
+    never.wait(zlib.crc32(text.encode()) % (longest + 1) / 1000)
 
 
 @tool
@@ -57,17 +65,31 @@ def charge(text: str, ctx: ToolContext) -> str:
 def die_once(point: CrashPoint) -> None:
     if point != os.environ.get("LASH_TEST_DIE_AT"):
         return
-    try:
-        os.unlink(os.environ["LASH_TEST_DIE_ONCE"])
-    except FileNotFoundError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
+    with _log_lock:
+        _passings[point] += 1
+        if _passings[point] < int(os.environ.get("LASH_TEST_DIE_PASSING", "1")):
+            return
+        try:
+            os.unlink(os.environ["LASH_TEST_DIE_ONCE"])
+        except FileNotFoundError:
+            return
+        os.kill(os.getpid(), signal.Signals[os.environ.get("LASH_TEST_DIE_BY", "SIGKILL")])
 
+
+def set_clock_wrong(offset_ms: int) -> None:
+    """Let every clock of this process be off, as on a machine whose time is wrong."""
+    now_ms = SystemClock.now_ms
+    # The worker makes its clock itself, so there is no other way in.
+    SystemClock.now_ms = lambda clock: now_ms(clock) + offset_ms  # type: ignore[assignment, method-assign]
+
+
+set_clock_wrong(int(os.environ.get("LASH_TEST_CLOCK_OFFSET_MS", "0")))
 
 counts = search if os.environ.get("LASH_TEST_VERSION") == "2" else lookup
 lash = Lash(
     agents=[
         Agent(name="counter", model="openai:test", instructions="Count.", tools=[counts]),
+        Agent(name="busy", model="openai:test", instructions="Do it.", tools=[counts, charge]),
         Agent(name="charger", model="openai:test", instructions="Charge.", tools=[charge]),
         Agent(name="patient", model="narrow:test", instructions="Answer."),
     ],

@@ -44,6 +44,7 @@ class WorkerProcess:
     ) -> None:
         self.name = name
         self.log = log
+        self._ready = False
         command = [sys.executable, "-m", "celery", "-A", application, "worker", "-n", f"{name}@%h", "-l", "INFO"]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -67,10 +68,16 @@ class WorkerProcess:
     def wait_until_ready(self) -> Self:
         def ready() -> bool:
             assert self.running, f"{self.name} ended:\n{self.text()[-4000:]}"
-            return " ready." in self.text()
+            return self.ready
 
         wait_until(ready, START_SECONDS, f"{self.name} to be ready")
         return self
+
+    @property
+    def ready(self) -> bool:
+        """Whether it serves its queues; looked up until it is."""
+        self._ready = self._ready or " ready." in self.text()
+        return self._ready
 
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -146,12 +153,18 @@ class Cluster:
     ) -> Iterator[WorkerProcess]:
         """A ready worker, killed at the end if the test has not ended it."""
         self._workers += 1
-        name = f"w{self._workers}"
         options = ["-P", pool, "-c", str(concurrency), *arguments]
-        log = self.directory / f"{name}.log"
+        log = self.directory / f"w{self._workers}.log"
         variables = {**self.environment, **(environment or {})}
-        with WorkerProcess(name, variables, log, options, application=application, directory=directory) as process:
+        with WorkerProcess(
+            f"w{self._workers}", variables, log, options, application=application, directory=directory
+        ) as process:
             yield process.wait_until_ready()
+
+    def start_worker(self, name: str, *, concurrency: int, **environment: str) -> WorkerProcess:
+        """A worker with threads that may not be ready yet; whoever starts it kills it."""
+        options = ["-P", "threads", "-c", str(concurrency)]
+        return WorkerProcess(name, {**self.environment, **environment}, self.directory / f"{name}.log", options)
 
     def client(self) -> Client:
         return Client(self.settings)

@@ -1,0 +1,205 @@
+"""Whoever does the harm in a run under faults, and keeps three workers and a sender going all the same."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import redis
+from sqlalchemy import text as sql
+
+from lash_tasks.celery import create_celery
+from lash_tasks.client import Client
+from lash_tasks.clock import SystemClock
+from lash_tasks.dispatch import CeleryDoorbell
+from lash_tasks.domain.ids import SessionId
+from lash_tasks.errors import StoreUnavailable
+from lash_tasks.queues import Queue
+from tests.faults.cluster import Cluster, WorkerProcess
+from tests.faults.schedule import Fault, FaultKind
+from tests.faults.traffic import session_name
+from tests.services import PrivatePostgres, PrivateRedis, wait_until
+
+CONCURRENCY = 8
+RINGS = 30
+LONGEST_OUTAGE = 1.5
+HELD_BY = "SELECT session_id, turn_id FROM lash_turns WHERE status = 'running' AND holder LIKE :holder"
+
+
+@dataclass(slots=True)
+class Loss:
+    """The turns that a worker had when it was killed or stopped."""
+
+    at_ms: int
+    turns: list[tuple[str, str]]
+
+
+@dataclass
+class Adversary:
+    """The harm, and the processes that it is done to."""
+
+    cluster: Cluster
+    postgres: PrivatePostgres
+    redis: PrivateRedis
+    sender_command: list[str]
+    sessions: int
+    workers: int
+    zombie_seconds: float
+    done: Counter[FaultKind] = field(default_factory=Counter)
+    losses: list[Loss] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._clock = SystemClock()
+        self._never = threading.Event()
+        self._client: Client = self.cluster.client()
+        self._app = create_celery("adversary", self.redis.url, only_sends=True)
+        self._doorbell = CeleryDoorbell(self._app, self._clock)
+        self._fleet: list[WorkerProcess] = []
+        self._started = 0
+        self._sender: subprocess.Popen[bytes] | None = None
+        self._stopped: dict[WorkerProcess, float] = {}
+        """Zombies, and when each goes on."""
+
+    # ------------------------------------------------------------ the processes
+
+    def __enter__(self) -> Self:
+        self.revive()
+        wait_until(lambda: len(self._ready()) == self.workers, 60, "the workers to be ready")
+        self.start_sender()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill_sender()
+        for worker in self._fleet:
+            worker.kill()
+        self._client.close()
+        self._app.close()
+
+    def revive(self) -> None:
+        """Start a worker in the place of each that is gone, and let zombies go on whose time has come."""
+        self._fleet = [worker for worker in self._fleet if worker.running]
+        while len(self._fleet) < self.workers:
+            self._started += 1
+            self._fleet.append(self.cluster.start_worker(f"w{self._started}", concurrency=CONCURRENCY))
+        for worker, until in list(self._stopped.items()):
+            if self._clock.monotonic() >= until:
+                worker.signal(signal.SIGCONT)
+                del self._stopped[worker]
+        if self._sender is not None and self._sender.poll() is not None:
+            self.start_sender()
+
+    def start_sender(self) -> None:
+        with (self.cluster.directory / "sender.err").open("ab") as errors:
+            self._sender = subprocess.Popen(
+                self.sender_command, env=self.cluster.environment, stdin=subprocess.DEVNULL, stderr=errors
+            )
+
+    def wait_for_sender(self) -> None:
+        """Until it has ended by itself, which it does when it is told to stop."""
+        sender, self._sender = self._sender, None
+        while sender is not None and sender.poll() is None:
+            self.rest(0.1)
+
+    def _kill_sender(self) -> None:
+        if self._sender is not None:
+            self._sender.kill()
+            self._sender.wait()
+
+    def _ready(self) -> list[WorkerProcess]:
+        return [worker for worker in self._fleet if worker.running and worker not in self._stopped and worker.ready]
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass, and the fleet be kept up."""
+        until = self._clock.monotonic() + seconds
+        while True:
+            self.revive()
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                return
+            self._clock.wait(self._never, min(left, 0.05))
+
+    def wake_all(self) -> None:
+        """Let every zombie go on."""
+        while self._stopped:
+            self.rest(0.1)
+
+    # ------------------------------------------------------------ the harm
+
+    def inflict(self, fault: Fault) -> None:
+        """Do it, and count it when it is done."""
+        inflictions: dict[FaultKind, Callable[[float], object]] = {
+            FaultKind.KILL: self._kill,
+            FaultKind.ZOMBIE: self._stop,
+            FaultKind.FLUSH: self._flush,
+            FaultKind.REDIS_RESTART: lambda chance: self._restart(self.redis, signal.SIGKILL, chance),
+            FaultKind.POSTGRES_CRASH: lambda chance: self._restart(self.postgres, self.postgres.IMMEDIATE, chance),
+            FaultKind.POSTGRES_RESTART: lambda chance: self._restart(self.postgres, self.postgres.stop_signal, chance),
+            FaultKind.DOUBLE_RINGS: self._double_rings,
+            FaultKind.DROP_RINGS: self._drop_rings,
+            FaultKind.KILL_SENDER: self._replace_sender,
+        }
+        inflictions[fault.kind](fault.chance)
+        self.done[fault.kind] += 1
+
+    def _victim(self, chance: float) -> WorkerProcess:
+        """One of the workers that are up; rather one that has turns than one that has none."""
+        while not (ready := self._ready()):
+            self.rest(0.1)
+        busy = [worker for worker in ready if self._held_by(worker)] if chance < 0.8 else []
+        among = busy or ready
+        return among[int(chance * 1000) % len(among)]
+
+    def _held_by(self, worker: WorkerProcess) -> list[tuple[str, str]]:
+        for _ in range(3):  # connections of before a restart fail once
+            try:
+                with self._client.stores.database.reading() as connection:
+                    rows = connection.execute(sql(HELD_BY), {"holder": f"%:{worker.pid}:%"})
+                    return [(row.session_id, row.turn_id) for row in rows]
+            except StoreUnavailable:
+                continue
+        return []
+
+    def _kill(self, chance: float) -> None:
+        worker = self._victim(chance)
+        held = self._held_by(worker)
+        worker.kill()
+        self.losses.append(Loss(self._clock.now_ms(), held))
+
+    def _stop(self, chance: float) -> None:
+        worker = self._victim(chance)
+        held = self._held_by(worker)
+        worker.signal(signal.SIGSTOP)
+        self.losses.append(Loss(self._clock.now_ms(), held))
+        self._stopped[worker] = self._clock.monotonic() + self.zombie_seconds * (1 + chance)
+
+    def _flush(self, chance: float) -> None:
+        with redis.Redis.from_url(self.redis.url) as connection:
+            connection.flushall()
+
+    def _restart(self, server: PrivatePostgres | PrivateRedis, how: signal.Signals, chance: float) -> None:
+        server.restart(how, after=lambda: self.rest(LONGEST_OUTAGE * chance))
+
+    def _double_rings(self, chance: float) -> None:
+        first = int(chance * 1000)
+        for number in range(RINGS):
+            session = SessionId(session_name((first + number) % self.sessions))
+            for _ in range(3):
+                self._doorbell.ring_session(session)
+
+    def _drop_rings(self, chance: float) -> None:
+        with redis.Redis.from_url(self.redis.url) as connection:
+            for queue in (Queue.TURNS, Queue.CHECKPOINTS):
+                for key in connection.keys(f"{queue}*"):
+                    connection.delete(key)
+
+    def _replace_sender(self, chance: float) -> None:
+        self._kill_sender()
+        self.start_sender()

@@ -1,0 +1,363 @@
+"""What a run under faults must leave behind: the evidence that a client can read, and what is wrong with it.
+
+Pure: `check` takes what was sent, what became of it, the turns, the history, the journal's fences and what the
+outside counted, and returns every violation. Nothing here knows which faults there were; only the openings of a turn
+say how often it may have been in the middle of something when its worker was lost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Wrong(StrEnum):
+    LOST = "lost"
+    """An accepted input without its one end; a dead letter is one."""
+    TWICE = "twice"
+    """A text in the history, or an input in the queue, more often than once."""
+    GHOST = "ghost"
+    """A text in the history whose input was cancelled, refused or never sent."""
+    OUT_OF_ORDER = "out_of_order"
+    GAP = "gap"
+    """Turn indexes or revisions that do not count up by one, or a turn's messages in another's commit."""
+    UNANSWERED_CALL = "unanswered_call"
+    WRONG_ANSWER = "wrong_answer"
+    PAID_TWICE = "paid_twice"
+    """More attempts at a model call or tool than openings of its turn account for."""
+    NEVER_TWICE = "never_twice"
+    """A `never` tool that ran again."""
+    STALE_WRITE = "stale_write"
+    """Something written under another fence than the one that the turn had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    wrong: Wrong
+    session: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.wrong} in {self.session}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """An input as its sender knows it. Senders send to one session one after another."""
+
+    session: str
+    key: str
+    text: str
+    when: str = "queue"
+    delayed: bool = False
+    quiet: bool = False
+    """Waits for others of its merge key to stop coming."""
+    accepted: bool = True
+    """False: refused, so it must have left nothing."""
+    cancel_asked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An input as its receipt has it at the end. `state` is that of the receipt."""
+
+    session: str
+    key: str
+    seq: int
+    state: str
+    turn_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSeen:
+    session: str
+    turn_id: str
+    index: int
+    base_revision: int
+    fence: int
+    """Of its last opening; an opening raises the session's fence by one and so does a commit."""
+    outcome: str = "finished"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One message of the history."""
+
+    session: str
+    revision: int
+    ordinal: int
+    role: str
+    text: str = ""
+    calls: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+    turn_index: int | None = None
+    """The turn that its id names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """One row of a turn's journal."""
+
+    session: str
+    turn_id: str
+    ordinal: int
+    fence: int
+    kind: str
+    done: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything that is left when all is quiet."""
+
+    sent: Sequence[Sent] = ()
+    stored: Sequence[Stored] = ()
+    turns: Sequence[TurnSeen] = ()
+    history: Sequence[Said] = ()
+    journal: Sequence[Recorded] = ()
+    asked: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """How often the model was asked, by the user's text and the number of the call after it."""
+    ran: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How often a tool ran, by the user's text and the call's idempotency key."""
+    never_ran: Mapping[str, int] = field(default_factory=dict)
+    """How often a `never` tool ran, by the user's text."""
+
+
+def check(evidence: Evidence) -> list[Violation]:
+    """Every violation, in no order that matters."""
+    return [found for law in LAWS for found in law(evidence)]
+
+
+# ---------------------------------------------------------------- laws
+
+
+def every_input_has_one_end(evidence: Evidence) -> Iterator[Violation]:
+    stored = _by(evidence.stored, lambda one: (one.session, one.key))
+    turns = {(turn.session, turn.turn_id) for turn in evidence.turns}
+    for sent in evidence.sent:
+        rows = stored.get((sent.session, sent.key), [])
+        if not sent.accepted:
+            if rows:
+                yield Violation(Wrong.GHOST, sent.session, f"{sent.key} was refused and is stored")
+            continue
+        if len(rows) != 1:
+            wrong = Wrong.TWICE if rows else Wrong.LOST
+            yield Violation(wrong, sent.session, f"{sent.key} is stored {len(rows)} times")
+            continue
+        (row,) = rows
+        ended = (row.session, row.turn_id) in turns if row.state == "committed" else row.state == "cancelled"
+        if not ended or (row.state == "cancelled" and not sent.cancel_asked):
+            yield Violation(Wrong.LOST, sent.session, f"{sent.key} ended as {row.state}, turn {row.turn_id}")
+
+
+def every_text_is_said_once(evidence: Evidence) -> Iterator[Violation]:
+    said = Counter((one.session, one.text) for one in evidence.history if one.role == "user")
+    stored = {(one.session, one.key): one for one in evidence.stored}
+    known = set()
+    for sent in evidence.sent:
+        known.add((sent.session, sent.text))
+        row = stored.get((sent.session, sent.key))
+        wanted = int(sent.accepted and row is not None and row.state == "committed")
+        times = said[(sent.session, sent.text)]
+        if times > 1:
+            yield Violation(Wrong.TWICE, sent.session, f"{sent.text!r} is in the history {times} times")
+        elif times < wanted:
+            yield Violation(Wrong.LOST, sent.session, f"{sent.text!r} was answered and is not in the history")
+        elif times > wanted:
+            yield Violation(Wrong.GHOST, sent.session, f"{sent.text!r} is in the history, its input was not answered")
+    for session, text in said.keys() - known:
+        yield Violation(Wrong.GHOST, session, f"{text!r} is in the history and nobody sent it")
+
+
+def every_text_is_in_the_turn_that_took_it(evidence: Evidence) -> Iterator[Violation]:
+    revisions = {(turn.session, turn.turn_id): turn.base_revision + 1 for turn in evidence.turns}
+    texts = {(sent.session, sent.key): sent.text for sent in evidence.sent}
+    where = {(one.session, one.text): one.revision for one in evidence.history if one.role == "user"}
+    for row in evidence.stored:
+        text = texts.get((row.session, row.key))
+        if row.state != "committed" or text is None or (row.session, text) not in where:
+            continue  # what is missing there is another law's
+        if where[(row.session, text)] != revisions.get((row.session, row.turn_id or "")):
+            yield Violation(Wrong.GAP, row.session, f"{text!r} is not in the commit of its turn {row.turn_id}")
+
+
+def inputs_are_taken_in_order(evidence: Evidence) -> Iterator[Violation]:
+    """In the order accepted, but for what the documented rules let an input overtake."""
+    sequence = {(one.session, one.key): one.seq for one in evidence.stored}
+    places = {(one.session, one.text): (one.revision, one.ordinal) for one in evidence.history if one.role == "user"}
+    for session, inputs in _by(evidence.sent, lambda one: one.session).items():
+        known = [
+            (sequence[(session, sent.key)], places[(session, sent.text)], sent)
+            for sent in inputs
+            if (session, sent.key) in sequence and (session, sent.text) in places
+        ]
+        for (seq, _, before), (later_seq, _, after) in pairwise(known):
+            if later_seq < seq:
+                detail = f"{after.key} was sent after {before.key} and stands before it in the queue"
+                yield Violation(Wrong.OUT_OF_ORDER, session, detail)
+        by_place = sorted(known, key=lambda one: one[1])
+        for at, (seq, _, taken) in enumerate(by_place):
+            for earlier_seq, _, overtaken in by_place[at + 1 :]:
+                if earlier_seq < seq and not may_overtake(taken, overtaken):
+                    detail = f"{taken.text!r} ({taken.when}) came before {overtaken.text!r} ({overtaken.when})"
+                    yield Violation(Wrong.OUT_OF_ORDER, session, detail)
+
+
+def may_overtake(later: Sent, earlier: Sent) -> bool:
+    """Whether an input may be taken before one that was accepted before it."""
+    if earlier.delayed or earlier.quiet:
+        return True  # it was not ready yet
+    return later.when == "interrupt" and earlier.when != "interrupt"
+
+
+def turns_and_revisions_have_no_gaps(evidence: Evidence) -> Iterator[Violation]:
+    said = _by(evidence.history, lambda one: one.session)
+    turns_of = _by(evidence.turns, lambda one: one.session)
+    for session in said.keys() - turns_of.keys():
+        yield Violation(Wrong.GAP, session, "there are messages and no turns")
+    for session, unsorted in turns_of.items():
+        turns = sorted(unsorted, key=lambda turn: turn.index)
+        indexes, bases = [turn.index for turn in turns], [turn.base_revision for turn in turns]
+        for name, values in (("turn indexes", indexes), ("revisions", bases)):
+            if any(after != before + 1 for before, after in pairwise(values)):
+                yield Violation(Wrong.GAP, session, f"{name} are {values}")
+        if bases[0] != 0:
+            yield Violation(Wrong.GAP, session, f"the first turn stands on revision {bases[0]}")
+        index_at = {turn.base_revision + 1: turn.index for turn in turns}
+        for one in said.get(session, ()):
+            if one.turn_index is not None and index_at.get(one.revision) != one.turn_index:
+                detail = f"a message of turn {one.turn_index} is in revision {one.revision}"
+                yield Violation(Wrong.GAP, session, detail)
+        for revision, messages in _by(said.get(session, ()), lambda one: one.revision).items():
+            if [one.ordinal for one in messages] != list(
+                range(messages[0].ordinal, messages[0].ordinal + len(messages))
+            ):
+                yield Violation(Wrong.GAP, session, f"ordinals of revision {revision} have a gap")
+
+
+def every_call_has_its_result(evidence: Evidence) -> Iterator[Violation]:
+    for (session, revision), messages in _by(evidence.history, lambda one: (one.session, one.revision)).items():
+        calls = Counter(call for one in messages for call in one.calls)
+        results = Counter(result for one in messages for result in one.results)
+        if calls != results:
+            yield Violation(
+                Wrong.UNANSWERED_CALL, session, f"revision {revision}: {calls - results or results - calls}"
+            )
+
+
+def every_finished_turn_answers_its_last_text(evidence: Evidence) -> Iterator[Violation]:
+    for turn, texts in _texts_of_turns(evidence):
+        if turn.outcome == "finished" and (not texts or turn.text != f"answer: {texts[-1]}"):
+            yield Violation(Wrong.WRONG_ANSWER, turn.session, f"{turn.text!r} answers {texts}")
+        if turn.outcome not in ("finished", "cancelled"):
+            yield Violation(Wrong.LOST, turn.session, f"turn {turn.index} ended as {turn.outcome}")
+
+
+def nothing_is_paid_for_twice(evidence: Evidence) -> Iterator[Violation]:
+    """A loss in the middle of a turn may repeat what was in flight, once for each opening after the first."""
+    openings = _openings(evidence)
+    kept = Counter((row.session, row.turn_id) for row in evidence.journal if row.kind == "llm_call" and row.done)
+    runs: dict[str, list[int]] = defaultdict(list)
+    for (text, _), times in evidence.ran.items():
+        runs[text].append(times)
+    asked: dict[str, list[int]] = defaultdict(list)
+    for (text, _), times in evidence.asked.items():
+        asked[text].append(times)
+    for turn, texts in _texts_of_turns(evidence):
+        opened = openings[(turn.session, turn.turn_id)]
+        calls = [times for text in texts for times in asked[text]]
+        # A cancel ends a call that was asked and is not recorded.
+        allowed = kept[(turn.session, turn.turn_id)] + opened - 1 + (turn.outcome != "finished")
+        if sum(calls) > allowed or max(calls, default=0) > opened:
+            detail = f"turn {turn.index} asked the model {sum(calls)} times, {allowed} allowed, {opened} openings"
+            yield Violation(Wrong.PAID_TWICE, turn.session, detail)
+        if max((times for text in texts for times in runs[text]), default=0) > opened:
+            yield Violation(Wrong.PAID_TWICE, turn.session, f"a tool of turn {turn.index} ran more than {opened} times")
+
+
+def no_never_tool_runs_again(evidence: Evidence) -> Iterator[Violation]:
+    for text, times in evidence.never_ran.items():
+        if times > 1:
+            yield Violation(Wrong.NEVER_TWICE, text, f"it ran {times} times")
+
+
+def nothing_stale_is_written(evidence: Evidence) -> Iterator[Violation]:
+    rows = _by(evidence.journal, lambda one: (one.session, one.turn_id))
+    for turn, before in _with_the_fence_before(evidence):
+        mine = _by(rows.get((turn.session, turn.turn_id), ()), lambda one: one.ordinal)
+        high = before
+        for ordinal in sorted(mine):
+            fences = [row.fence for row in mine[ordinal]]
+            if min(fences) < high or min(fences) <= before or max(fences) > turn.fence:
+                detail = f"turn {turn.index} has fences {fences} at {ordinal}, before {high}, its own {turn.fence}"
+                yield Violation(Wrong.STALE_WRITE, turn.session, detail)
+            high = max(high, *fences)
+
+
+LAWS = (
+    every_input_has_one_end,
+    every_text_is_said_once,
+    every_text_is_in_the_turn_that_took_it,
+    inputs_are_taken_in_order,
+    turns_and_revisions_have_no_gaps,
+    every_call_has_its_result,
+    every_finished_turn_answers_its_last_text,
+    nothing_is_paid_for_twice,
+    no_never_tool_runs_again,
+    nothing_stale_is_written,
+)
+
+# ---------------------------------------------------------------- what follows from the evidence
+
+
+def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    groups: dict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
+def _openings(evidence: Evidence) -> dict[tuple[str, str], int]:
+    """How often each turn was opened: what its fence is above that of the commit before it."""
+    return {(turn.session, turn.turn_id): turn.fence - before for turn, before in _with_the_fence_before(evidence)}
+
+
+def openings(evidence: Evidence) -> int:
+    """How often turns were opened, all together."""
+    return sum(_openings(evidence).values())
+
+
+def _with_the_fence_before(evidence: Evidence) -> Iterator[tuple[TurnSeen, int]]:
+    """Each turn, and the session's fence as the commit before it has left it."""
+    for turns in _by(evidence.turns, lambda one: one.session).values():
+        before = 0
+        for turn in sorted(turns, key=lambda turn: turn.index):
+            yield turn, before
+            before = turn.fence + 1
+
+
+def _texts_of_turns(evidence: Evidence) -> Iterator[tuple[TurnSeen, list[str]]]:
+    """Each turn with the users' texts of its commit, in order."""
+    said = _by(
+        (one for one in evidence.history if one.role == "user"),
+        lambda one: (one.session, one.revision),
+    )
+    for turn in evidence.turns:
+        messages = said.get((turn.session, turn.base_revision + 1), [])
+        yield turn, [one.text for one in sorted(messages, key=lambda one: one.ordinal)]
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The value that this share of the values does not exceed; None without values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]

@@ -1,0 +1,146 @@
+"""The evidence of a run, read through a client once all is quiet."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import text as sql
+
+from lash_tasks.client import Client
+from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.messages import ToolCallPart, ToolResultPart, text_of
+from lash_tasks.domain.sessions import StoredNode
+from lash_tasks.errors import StoreUnavailable
+from tests.faults.checker import Evidence, Recorded, Said, Sent, Stored, TurnSeen
+from tests.services import wait_until
+
+_STATES = {"consumed": "committed"}
+"""A batch's state in the words of a receipt, where they differ."""
+
+_TURNS = """
+SELECT session_id, turn_id, turn_index, base_revision, fence, outcome
+FROM lash_turns WHERE status = 'committed' ORDER BY session_id, turn_index"""
+
+_INPUTS = "SELECT session_id, source_key, seq, state, turn_id FROM lash_batches WHERE kind IS NULL"
+
+
+def read_evidence(
+    client: Client, sent: Iterable[Sent], asked: Mapping[tuple[str, int], int], tool_runs: Iterable[dict[str, Any]]
+) -> Evidence:
+    """Everything that there is to check."""
+    sessions = _sessions(client)
+    ran, never_ran = _tools(tool_runs)
+    return Evidence(
+        sent=list(sent),
+        stored=_stored(client),
+        turns=_turns(client, sessions),
+        history=[_said(session, node) for session in sessions for node in client.stores.sessions.history(session)],
+        journal=_journal(client),
+        asked=dict(asked),
+        ran=ran,
+        never_ran=never_ran,
+    )
+
+
+def read_keys(client: Client) -> set[str]:
+    """The keys of all inputs that are stored."""
+    return {one.key for one in _stored(client)}
+
+
+def unfinished(client: Client) -> int:
+    """How many inputs have no end yet; asks again where the database has just been restarted."""
+
+    def count() -> list[int] | None:
+        try:
+            with client.stores.database.reading() as connection:
+                found = connection.execute(sql("SELECT count(*) FROM lash_batches WHERE state IN ('ready', 'claimed')"))
+                return [int(found.scalar_one())]
+        except StoreUnavailable:
+            return None
+
+    return (wait_until(count, 30, "the database to answer") or [0])[0]
+
+
+def _sessions(client: Client) -> list[SessionId]:
+    return [head.session_id for head in client.stores.sessions.sessions(limit=10_000)]
+
+
+def _stored(client: Client) -> list[Stored]:
+    with client.stores.database.reading() as connection:
+        return [
+            Stored(
+                session=row.session_id,
+                key=row.source_key,
+                seq=row.seq,
+                state=_STATES.get(row.state, row.state),
+                turn_id=row.turn_id,
+            )
+            for row in connection.execute(sql(_INPUTS))
+        ]
+
+
+def _turns(client: Client, sessions: Iterable[SessionId]) -> list[TurnSeen]:
+    texts = {
+        (record.session_id, record.turn_id): record.result.text
+        for session in sessions
+        for record in client.stores.sessions.turns(session, limit=100_000)
+        if record.result is not None
+    }
+    with client.stores.database.reading() as connection:
+        return [
+            TurnSeen(
+                session=row.session_id,
+                turn_id=row.turn_id,
+                index=row.turn_index,
+                base_revision=row.base_revision,
+                fence=row.fence,
+                outcome=row.outcome,
+                text=texts[(row.session_id, row.turn_id)],
+            )
+            for row in connection.execute(sql(_TURNS))
+        ]
+
+
+def _said(session: SessionId, stored: StoredNode) -> Said:
+    message = stored.node.message
+    named = re.match(r"m(\d+)\.", message.id)
+    results = tuple(part.call_id for part in message.parts if isinstance(part, ToolResultPart))
+    return Said(
+        session=session,
+        revision=stored.revision,
+        ordinal=stored.ordinal,
+        role="result" if results else message.role.value,
+        text=text_of(message),
+        calls=tuple(part.call_id for part in message.parts if isinstance(part, ToolCallPart)),
+        results=results,
+        turn_index=int(named[1]) if named else None,
+    )
+
+
+def _journal(client: Client) -> list[Recorded]:
+    with client.stores.database.reading() as connection:
+        rows = connection.execute(sql("SELECT scope, replay_key, ordinal, fence, state FROM lash_effects")).all()
+    found = []
+    for row in rows:
+        session, _, turn_id = row.scope.removeprefix("session:").rpartition("/")
+        found.append(
+            Recorded(
+                session=session,
+                turn_id=turn_id,
+                ordinal=row.ordinal,
+                fence=row.fence,
+                kind="llm_call" if ":llm_call:" in row.replay_key else "other",
+                done=row.state == "done",
+            )
+        )
+    return found
+
+
+def _tools(runs: Iterable[dict[str, Any]]) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+    """How often each call ran, by its text and key; and each text's `charge`."""
+    runs = list(runs)
+    ran = Counter((run["text"], run["key"]) for run in runs if run["tool"] != "charge")
+    return dict(ran), dict(Counter(run["text"] for run in runs if run["tool"] == "charge"))

@@ -1,0 +1,225 @@
+"""The checker of runs under faults finds what it is for: each law is shown a history that breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.faults.checker import Evidence, Recorded, Said, Sent, Stored, TurnSeen, Violation, Wrong, check, percentile
+
+CLEAN_TURNS = 3
+
+
+def text(number: int) -> str:
+    return f"s i{number}"
+
+
+def clean() -> Evidence:
+    """Three inputs, three turns with a tool call each, one of them taken over once."""
+    numbers = range(1, CLEAN_TURNS + 1)
+    fences = {1: 1, 2: 4, 3: 6}  # the second turn was opened under 3 and under 4
+    return Evidence(
+        sent=[Sent(session="s", key=f"k{n}", text=text(n)) for n in numbers],
+        stored=[Stored(session="s", key=f"k{n}", seq=n, state="committed", turn_id=f"t{n}") for n in numbers],
+        turns=[
+            TurnSeen(
+                session="s", turn_id=f"t{n}", index=n, base_revision=n - 1, fence=fences[n], text=f"answer: {text(n)}"
+            )
+            for n in numbers
+        ],
+        history=[message for n in numbers for message in messages(n)],
+        journal=[
+            Recorded(session="s", turn_id=f"t{n}", ordinal=at, fence=fences[n] - (n == 2 and at == 1), kind=kind)
+            for n in numbers
+            for at, kind in ((1, "llm_call"), (2, "tool_attempt"), (3, "llm_call"))
+        ],
+        asked={(text(n), call): 1 + (n == 2 and call == 2) for n in numbers for call in (1, 2)},
+        ran={(text(n), f"key {n}"): 1 for n in numbers},
+        never_ran={text(n): 1 for n in numbers},
+    )
+
+
+def messages(n: int) -> list[Said]:
+    empty = Said(session="s", revision=n, ordinal=0, role="assistant", turn_index=n)
+    return [
+        replace(empty, role="user", text=text(n)),
+        replace(empty, ordinal=1, calls=("c1",)),
+        replace(empty, ordinal=2, role="event", results=("c1",)),
+        replace(empty, ordinal=3, text=f"answer: {text(n)}"),
+    ]
+
+
+def test_a_clean_run_with_a_take_over_has_no_violations() -> None:
+    assert check(clean()) == []
+
+
+def stored_as(state: str, turn_id: str | None) -> Callable[[Evidence], Evidence]:
+    """The second input stored otherwise."""
+
+    def change(evidence: Evidence) -> Evidence:
+        first, second, third = evidence.stored
+        return replace(evidence, stored=[first, replace(second, state=state, turn_id=turn_id), third])
+
+    return change
+
+
+def without_the_text(evidence: Evidence) -> Evidence:
+    return replace(evidence, history=[one for one in evidence.history if one.text != text(2)])
+
+
+def without_the_row(evidence: Evidence) -> Evidence:
+    return replace(evidence, stored=[one for one in evidence.stored if one.key != "k2"])
+
+
+def without_the_turn(evidence: Evidence) -> Evidence:
+    return replace(evidence, turns=[turn for turn in evidence.turns if turn.turn_id != "t2"])
+
+
+def with_the_text_again(evidence: Evidence) -> Evidence:
+    again = Said(session="s", revision=3, ordinal=4, role="user", text=text(1), turn_index=3)
+    return replace(evidence, history=[*evidence.history, again])
+
+
+def with_the_row_again(evidence: Evidence) -> Evidence:
+    return replace(evidence, stored=[*evidence.stored, replace(evidence.stored[0], seq=9)])
+
+
+def with_a_text_of_nobody(evidence: Evidence) -> Evidence:
+    stray = Said(session="s", revision=3, ordinal=4, role="user", text="who said that", turn_index=3)
+    return replace(evidence, history=[*evidence.history, stray])
+
+
+def refused(evidence: Evidence) -> Evidence:
+    first, second, third = evidence.sent
+    return replace(evidence, sent=[first, replace(second, accepted=False), third])
+
+
+def swapped(evidence: Evidence) -> Evidence:
+    other = {text(1): text(2), text(2): text(1)}
+    history = [replace(one, text=other.get(one.text, one.text)) for one in evidence.history]
+    rows = [
+        replace(one, turn_id={"t1": "t2", "t2": "t1"}.get(one.turn_id or "", one.turn_id)) for one in evidence.stored
+    ]
+    return replace(evidence, history=history, stored=rows)
+
+
+def stored_in_another_order(evidence: Evidence) -> Evidence:
+    seqs = (1, 3, 2)
+    return replace(evidence, stored=[replace(one, seq=seq) for one, seq in zip(evidence.stored, seqs, strict=True)])
+
+
+def with_a_gap_in_the_turns(evidence: Evidence) -> Evidence:
+    return replace(evidence, turns=[replace(turn, index=turn.index + (turn.index == 3)) for turn in evidence.turns])
+
+
+def with_a_gap_in_the_revisions(evidence: Evidence) -> Evidence:
+    later = [replace(one, base_revision=one.base_revision + (one.index == 3)) for one in evidence.turns]
+    history = [replace(one, revision=one.revision + (one.revision == 3)) for one in evidence.history]
+    return replace(evidence, turns=later, history=history)
+
+
+def with_half_a_commit(evidence: Evidence) -> Evidence:
+    """The answer of the second turn came with the third."""
+    answer = f"answer: {text(2)}"
+    history = [replace(one, revision=3) if one.text == answer else one for one in evidence.history]
+    return replace(evidence, history=history)
+
+
+def without_the_result(evidence: Evidence) -> Evidence:
+    return replace(evidence, history=[one for one in evidence.history if not (one.results and one.revision == 2)])
+
+
+def with_another_answer(evidence: Evidence) -> Evidence:
+    return replace(evidence, turns=[replace(turn, text="answer: something else") for turn in evidence.turns])
+
+
+def failed(evidence: Evidence) -> Evidence:
+    return replace(evidence, turns=[replace(turn, outcome="runtime_error") for turn in evidence.turns])
+
+
+def asked_once_more(evidence: Evidence) -> Evidence:
+    """A recorded call is asked again in a turn that was opened once."""
+    return replace(evidence, asked={**evidence.asked, (text(1), 1): 2})
+
+
+def asked_once_too_often(evidence: Evidence) -> Evidence:
+    """The turn that was opened twice had both of its calls asked twice: one of them was recorded."""
+    return replace(evidence, asked={**evidence.asked, (text(2), 1): 2})
+
+
+def ran_again(evidence: Evidence) -> Evidence:
+    return replace(evidence, ran={**evidence.ran, (text(1), "key 1"): 2})
+
+
+def charged_again(evidence: Evidence) -> Evidence:
+    return replace(evidence, never_ran={**evidence.never_ran, text(2): 2})
+
+
+def recorded_under(ordinal: int, fence: int) -> Callable[[Evidence], Evidence]:
+    def change(evidence: Evidence) -> Evidence:
+        journal = [
+            replace(row, fence=fence) if (row.turn_id, row.ordinal) == ("t2", ordinal) else row
+            for row in evidence.journal
+        ]
+        return replace(evidence, journal=journal)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("break_it", "wrong"),
+    [
+        (stored_as("queued", None), Wrong.LOST),
+        (stored_as("dead", "t2"), Wrong.LOST),
+        (stored_as("cancelled", None), Wrong.LOST),
+        (without_the_text, Wrong.LOST),
+        (without_the_row, Wrong.LOST),
+        (without_the_turn, Wrong.LOST),
+        (failed, Wrong.LOST),
+        (with_the_text_again, Wrong.TWICE),
+        (with_the_row_again, Wrong.TWICE),
+        (with_a_text_of_nobody, Wrong.GHOST),
+        (refused, Wrong.GHOST),
+        (stored_as("cancelled", None), Wrong.GHOST),
+        (swapped, Wrong.OUT_OF_ORDER),
+        (stored_in_another_order, Wrong.OUT_OF_ORDER),
+        (with_a_gap_in_the_turns, Wrong.GAP),
+        (with_a_gap_in_the_revisions, Wrong.GAP),
+        (with_half_a_commit, Wrong.GAP),
+        (stored_as("committed", "t3"), Wrong.GAP),
+        (without_the_result, Wrong.UNANSWERED_CALL),
+        (with_another_answer, Wrong.WRONG_ANSWER),
+        (asked_once_more, Wrong.PAID_TWICE),
+        (asked_once_too_often, Wrong.PAID_TWICE),
+        (ran_again, Wrong.PAID_TWICE),
+        (charged_again, Wrong.NEVER_TWICE),
+        (recorded_under(3, 3), Wrong.STALE_WRITE),
+        (recorded_under(3, 2), Wrong.STALE_WRITE),
+        (recorded_under(1, 5), Wrong.STALE_WRITE),
+        (recorded_under(1, 1), Wrong.STALE_WRITE),
+    ],
+)
+def test_the_checker_finds_what_is_wrong(break_it: Callable[[Evidence], Evidence], wrong: Wrong) -> None:
+    assert wrong in {violation.wrong for violation in check(break_it(clean()))}
+
+
+def test_what_waited_longer_or_is_urgent_may_be_taken_out_of_order() -> None:
+    evidence = swapped(clean())
+    first, second, third = evidence.sent
+
+    def wrongs(sent: list[Sent]) -> list[Violation]:
+        return [one for one in check(replace(evidence, sent=sent)) if one.wrong is Wrong.OUT_OF_ORDER]
+
+    assert wrongs([first, second, third])
+    assert not wrongs([replace(first, delayed=True), second, third])
+    assert not wrongs([first, replace(second, when="interrupt"), third])
+    assert wrongs([replace(first, when="interrupt"), replace(second, when="interrupt"), third])
+    assert wrongs([first, replace(second, delayed=True), third])
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert percentile([], 0.5) is None
+    assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert percentile([float(n) for n in range(101)], 0.99) == 99.0

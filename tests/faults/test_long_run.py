@@ -1,0 +1,55 @@
+"""A short run under every kind of fault; `python -m tests.faults.long_run` is the long one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.adversary import Loss
+from tests.faults.long_run import Plan, run, take_overs
+from tests.faults.schedule import FaultKind, schedule, share
+
+COUNTS = {
+    FaultKind.KILL: 4,
+    FaultKind.ZOMBIE: 2,
+    FaultKind.FLUSH: 1,
+    FaultKind.REDIS_RESTART: 1,
+    FaultKind.POSTGRES_CRASH: 1,
+    FaultKind.DOUBLE_RINGS: 1,
+    FaultKind.DROP_RINGS: 1,
+    FaultKind.KILL_SENDER: 1,
+}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.shows("T20")
+def test_a_run_under_every_kind_of_fault_loses_and_doubles_nothing(
+    tmp_path: Path, report: Callable[[str, float], None]
+) -> None:
+    """Smaller than the case says, for its time: 12 sessions on 3 workers, some 10 turns each."""
+    summary = run(Plan(counts=COUNTS, seed=1, sessions=12, mean_gap=1.0, pause_ms=400), tmp_path)
+    assert summary["wrong"] == []
+    assert summary["unfinished"] == 0
+    assert {kind: summary["faults"][kind] for kind in COUNTS} == COUNTS
+    assert summary["inputs"]["committed"] > 20
+    report("inputs answered", summary["inputs"]["committed"])
+    report("longest take-over in seconds", summary["take_over_seconds"]["max"] or 0.0)
+
+
+def test_a_schedule_follows_from_its_seed_and_has_every_fault_that_is_asked_for() -> None:
+    faults = schedule(3, COUNTS, 1.0)
+    assert faults == schedule(3, COUNTS, 1.0)
+    assert faults != schedule(4, COUNTS, 1.0)
+    assert {kind: sum(fault.kind is kind for fault in faults) for kind in COUNTS} == COUNTS
+
+
+def test_the_parts_of_a_run_add_up_to_it() -> None:
+    assert [share(10, part, 4) for part in (1, 2, 3, 4)] == [2, 3, 2, 3]
+
+
+def test_a_take_over_lasts_from_the_loss_to_the_commit_of_the_turn() -> None:
+    losses = [Loss(1000, [("s", "t1"), ("s", "t2"), ("s", "t3")])]
+    commits = {("s", "t1"): 3500, ("s", "t2"): 900}
+    assert take_overs(losses, commits) == [2.5], "one had committed before, one never did"

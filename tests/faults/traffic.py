@@ -1,0 +1,114 @@
+"""What is sent in a run under faults: input after input of each session, drawn from the seed, of every policy."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lash_tasks.domain.queue import When
+from tests.faults.checker import Sent
+from tests.faults.conversation import WISHES
+
+AGENT = "busy"
+POLICIES = {"queue": 40, "reject": 8, "steer": 16, "interrupt": 8, "merge": 16}
+"""How often each is drawn; those that `When` does not have are left out."""
+DELAYED_SHARE, CANCEL_SHARE, SILENT_SHARE = 0.12, 0.06, 0.15
+LONGEST_DELAY_MS = 3000
+BURST_SHARE = 0.6
+"""Of the inputs that follow the one before without a pause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One input. `silent`: its sender does not ring. `pause_ms` before it is sent."""
+
+    session: str
+    number: int
+    when: str
+    wish: str
+    merge_key: str | None
+    delay_ms: int
+    cancel: bool
+    silent: bool
+    pause_ms: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.session}-{self.number}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.session} i{self.number} {self.wish}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledged:
+    """What the sender of an input was told: a line of its log."""
+
+    session: str
+    number: int
+    accepted: bool
+    cancelled: bool
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def session_name(number: int) -> str:
+    return f"s{number}"
+
+
+def planned(seed: int, session: str, number: int, mean_pause_ms: int) -> Planned:
+    """Input `number` of a session: the same whenever it is asked for."""
+    dice = random.Random(f"{seed} {session} {number}")
+    known = {member.value for member in When} & POLICIES.keys()
+    when = dice.choices(sorted(known), [POLICIES[name] for name in sorted(known)])[0]
+    return Planned(
+        session=session,
+        number=number,
+        when=when,
+        wish=dice.choice(sorted(WISHES)),
+        merge_key=dice.choice("ab") if when == "merge" else None,
+        delay_ms=dice.randint(1, LONGEST_DELAY_MS) if when == "queue" and dice.random() < DELAYED_SHARE else 0,
+        cancel=dice.random() < CANCEL_SHARE,
+        silent=dice.random() < SILENT_SHARE,
+        # Bursts: several inputs of a session at once, then nothing for a while.
+        pause_ms=0 if dice.random() < BURST_SHARE else dice.randint(1, round(mean_pause_ms * 2 / (1 - BURST_SHARE))),
+    )
+
+
+def acknowledged(log: Path) -> Iterator[Acknowledged]:
+    """The lines of a sender's log; a sender that was killed leaves at most its last one unwritten."""
+    if not log.exists():
+        return
+    for line in log.read_text(encoding="utf-8").splitlines():
+        yield Acknowledged(**json.loads(line))
+
+
+def sent(seed: int, mean_pause_ms: int, lines: Iterable[Acknowledged], stored: Container[str]) -> list[Sent]:
+    """What the checker is told of the inputs in a log.
+
+    The input behind a session's last one may be stored although its sender, which was killed, never said so.
+    """
+    found: list[Sent] = []
+    last: dict[str, int] = {}
+    for line in lines:
+        found.append(_sent(planned(seed, line.session, line.number, mean_pause_ms), accepted=line.accepted))
+        last[line.session] = line.number
+    unsure = [planned(seed, session, number + 1, mean_pause_ms) for session, number in last.items()]
+    return [*found, *(_sent(plan, accepted=True) for plan in unsure if plan.key in stored)]
+
+
+def _sent(plan: Planned, *, accepted: bool) -> Sent:
+    return Sent(
+        session=plan.session,
+        key=plan.key,
+        text=plan.text,
+        when=plan.when,
+        delayed=plan.delay_ms > 0,
+        accepted=accepted,
+        cancel_asked=plan.cancel,
+    )
