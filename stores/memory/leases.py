@@ -37,7 +37,10 @@ class MemoryLeases:
         if holder is not None and holder != token:
             return LeaseState.FOREIGN
         self._holders.put(scope, token, ttl_ms)
-        return LeaseState.REASSERTED if holder is None else LeaseState.HELD
+        if holder is not None:
+            return LeaseState.HELD
+        self._knocked.add(scope)
+        return LeaseState.REASSERTED
 
     def release(self, scope: str, token: LeaseToken) -> Released:
         with self._lock:

@@ -25,7 +25,7 @@ class Released(StrEnum):
     QUIET = "quiet"
     """It was ours all the time, and nobody was turned away."""
     KNOCKED = "knocked"
-    """Somebody wanted it meanwhile and was turned away: look for what they came for."""
+    """Somebody wanted it meanwhile and was turned away, or may have been: look for what they came for."""
     LOST = "lost"
     """It was not ours any more, so nobody knows who came."""
 
@@ -41,7 +41,10 @@ class Leases(Protocol):
         ...
 
     def renew(self, leases: Mapping[str, LeaseToken], ttl_ms: int) -> dict[str, LeaseState]:
-        """Renew many in one round trip. A missing key is asserted again with our token, a foreign one is left."""
+        """Renew many in one round trip. A missing key is asserted again with our token, a foreign one is left.
+
+        What is asserted again counts as knocked at, for nobody knows who was turned away before.
+        """
         ...
 
     def release(self, scope: str, token: LeaseToken) -> Released:

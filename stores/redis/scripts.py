@@ -21,13 +21,14 @@ end
 return 0
 """
 
+# What is asserted again is marked: the knocks that it had are gone with it.
 RENEW = """
 local states = {}
 for i, key in ipairs(KEYS) do
   local token = ARGV[i + 1]
   local holder = redis.call('GET', key)
   if not holder then
-    redis.call('SET', key, token, 'PX', ARGV[1])
+    redis.call('SET', key, token .. '!', 'PX', ARGV[1])
     states[i] = 'reasserted'
   elseif holder == token or holder == token .. '!' then
     redis.call('PEXPIRE', key, ARGV[1])

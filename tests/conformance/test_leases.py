@@ -153,6 +153,17 @@ def test_a_knock_is_for_one_holder_only(leases: Leases) -> None:
     assert leases.release(SCOPE, THEIRS) is Released.QUIET
 
 
+def test_a_lease_that_was_gone_for_a_while_counts_as_knocked_at(leases: Leases) -> None:
+    """A sender's doorbell was turned away, Redis was emptied, the keeper asserted the lease again. The mark that said
+    that there is more to do was gone, and the input waited for the sweep."""
+    leases.acquire(SCOPE, OURS, SHORT_MS)
+    leases.acquire(SCOPE, THEIRS, LONG_MS)
+    wait_until_expired(leases, SCOPE)
+    assert leases.renew({SCOPE: OURS}, LONG_MS) == {SCOPE: LeaseState.REASSERTED}
+    assert leases.renew({SCOPE: OURS}, LONG_MS) == {SCOPE: LeaseState.HELD}
+    assert leases.release(SCOPE, OURS) is Released.KNOCKED
+
+
 def test_a_knock_lengthens_no_term(leases: Leases) -> None:
     leases.acquire(SCOPE, OURS, SHORT_MS)
     leases.acquire(SCOPE, THEIRS, LONG_MS)
