@@ -283,14 +283,19 @@ class StoreUnavailable(StoreError):
 
 
 class CommitConflict(StoreError):
-    """The head or the claims are not what the turn pinned. The turn is tried again and in the end buried."""
+    """A turn does not fit what is stored. It is tried again and in the end buried.
 
-    def __init__(self, session_id: str, turn_id: str) -> None:
-        super().__init__(session_id, turn_id)
+    `reason` is `head_conflict`, `claim_expired` or `conflict`.
+    """
+
+    def __init__(self, session_id: str, turn_id: str, reason: str = "conflict") -> None:
+        super().__init__(session_id, turn_id, reason)
+        self.reason = reason
 
     def sentence(self) -> str:
+        session_id, turn_id, reason = self.args
         return (
-            f"turn {self.args[1]!r} of session {self.args[0]!r} does not fit the session's head; report this as a bug"
+            f"turn {turn_id!r} does not fit what is stored of session {session_id!r} ({reason}); report this as a bug"
         )
 
 

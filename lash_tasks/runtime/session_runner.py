@@ -289,11 +289,11 @@ class SessionRunner:
     ) -> RunVerdict:
         turn = result.turn
         extra = {"session_id": turn.session_id, "turn_id": turn.turn_id}
-        if verdict is CommitRefused.FENCED or verdict is CommitRefused.ANOTHER:
+        if verdict is CommitRefused.FENCED or verdict is CommitRefused.TURN_CONFLICT:
             log.warning("commit fenced", extra=extra)
             return RunVerdict.FENCED
-        if verdict is CommitRefused.CONFLICT or verdict is CommitRefused.JOINABLE:
-            raise CommitConflict(turn.session_id, turn.turn_id)
+        if isinstance(verdict, CommitRefused) and (verdict.unfit or verdict is CommitRefused.JOINABLE):
+            raise CommitConflict(turn.session_id, turn.turn_id, verdict.value)
         engagement.more = verdict.more if isinstance(verdict, Committed) else True
         self._services.reached(CrashPoint.AFTER_COMMIT)
         kind = outcome_kind(turn.outcome)

@@ -166,12 +166,21 @@ class Committed:
 class CommitRefused(StrEnum):
     ALREADY = "already"
     """The turn has this very stamp: an earlier commit landed and its answer was lost."""
-    ANOTHER = "another"
+    TURN_CONFLICT = "turn_conflict"
     """The turn has the stamp of other content: somebody else has ended it otherwise."""
     FENCED = "fenced"
     JOINABLE = "joinable"
+    HEAD_CONFLICT = "head_conflict"
+    """The session's head is not what the turn pinned: a bug; nothing was written."""
+    CLAIM_EXPIRED = "claim_expired"
+    """The turn does not run, or has not claimed exactly these batches: a bug; nothing was written."""
     CONFLICT = "conflict"
-    """The head or the claims are not what the turn pinned: a bug; nothing was written."""
+    """What the commit brings does not fit the session: its path, its frames, its states. Nothing was written."""
+
+    @property
+    def unfit(self) -> bool:
+        """Whether the commit can never land as it is."""
+        return self in (CommitRefused.HEAD_CONFLICT, CommitRefused.CLAIM_EXPIRED, CommitRefused.CONFLICT)
 
 
 class TurnStore(Protocol):
@@ -216,7 +225,7 @@ class TurnStore(Protocol):
         Raises the fence, so that nothing of the turn can be written any more. Checked in the same statement: the
         fence, the head revision, that exactly `batch_ids` are claimed by the turn, that the turn is running, and
         with `refuse_if_joinable` that nothing may join. Idempotent: a repeat answers `already`, and other content
-        for a turn that is committed `another`.
+        for a turn that is committed `turn_conflict`.
 
         With it land, in this order: the states, the spec, the new frame with its seed nodes, the change of the path,
         the follow-up. A path to a node that is not there is a `conflict`, and so is a frame that is there already.

@@ -268,6 +268,10 @@ SELECT EXISTS (SELECT 1 FROM gate) AS ours, coalesce((SELECT joinable FROM first
   (SELECT head_revision FROM head) AS revision, (SELECT now_ms FROM clock) AS committed_at_ms,
   EXISTS (SELECT 1 FROM lash_batches b WHERE {_READY}) AS more"""
 
+HEAD_AS_PINNED: LiteralString = """
+SELECT head_revision FROM lash_sessions
+WHERE id = %(session_id)s::text AND head_revision = %(base_revision)s::bigint AND deleted_at_ms IS NULL"""
+
 STAMP: LiteralString = """
 SELECT stamp FROM lash_turns
 WHERE session_id = %(session_id)s::text AND turn_id = %(turn_id)s::text"""

@@ -203,13 +203,15 @@ class PostgresTurns:
             if revision is not None:
                 return Committed(revision, now_ms, landed["more"] or commit.follow_up is not None)
             if landed["ours"]:
-                joinable = commit.refuse_if_joinable and landed["joinable"]
-                return CommitRefused.JOINABLE if joinable else CommitRefused.CONFLICT
+                if commit.refuse_if_joinable and landed["joinable"]:
+                    return CommitRefused.JOINABLE
+                heads = pipelined(connection, [(sql.HEAD_AS_PINNED, parameters)])[-1]
+                return CommitRefused.CLAIM_EXPIRED if heads else CommitRefused.HEAD_CONFLICT
             [turns] = pipelined(connection, [(sql.STAMP, parameters)])
         stamp = turns[0]["stamp"] if turns else None
         if stamp is None:
             return CommitRefused.FENCED
-        return CommitRefused.ALREADY if stamp == commit.stamp else CommitRefused.ANOTHER
+        return CommitRefused.ALREADY if stamp == commit.stamp else CommitRefused.TURN_CONFLICT
 
 
 def _commit_parameters(commit: TurnCommit) -> dict[str, Any]:

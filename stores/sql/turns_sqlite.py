@@ -209,19 +209,20 @@ class SqliteTurns:
     def _refusal(self, connection: Connection, commit: TurnCommit, now_ms: int) -> CommitRefused | None:
         turn = steps.turn(connection, commit.session_id, commit.turn_id)
         if turn is not None and turn["stamp"] is not None:
-            return CommitRefused.ALREADY if turn["stamp"] == commit.stamp else CommitRefused.ANOTHER
+            return CommitRefused.ALREADY if turn["stamp"] == commit.stamp else CommitRefused.TURN_CONFLICT
         if steps.current_fence(connection, commit.session_id) != commit.fence:
             return CommitRefused.FENCED
         head = steps.first_ready(connection, commit.session_id, now_ms)
         if commit.refuse_if_joinable and steps.may_join(head, commit.agent, commit.context_digest):
             return CommitRefused.JOINABLE
-        as_pinned = (
+        if steps.head_revision(connection, commit.session_id) != commit.base_revision:
+            return CommitRefused.HEAD_CONFLICT
+        claimed = (
             turn is not None
             and turn["status"] == TurnStatus.RUNNING
-            and steps.head_revision(connection, commit.session_id) == commit.base_revision
             and steps.claimed_ids(connection, commit.session_id, commit.turn_id) == set(commit.batch_ids)
         )
-        return None if as_pinned else CommitRefused.CONFLICT
+        return None if claimed else CommitRefused.CLAIM_EXPIRED
 
     def _now_ms(self) -> int:
         now_ms = self._database.now_override()

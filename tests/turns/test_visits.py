@@ -125,7 +125,7 @@ def test_input_waits_while_the_lease_is_held_and_runs_by_the_same_call_after_its
 
 
 @pytest.mark.shows("L18")
-@pytest.mark.parametrize("refused", [CommitRefused.CONFLICT, CommitRefused.FENCED])
+@pytest.mark.parametrize("refused", [CommitRefused.HEAD_CONFLICT, CommitRefused.FENCED])
 def test_a_commit_that_fails_leaves_the_lease_free(stage: Stage, refused: CommitRefused) -> None:
     class Refuses(TurnsBetween):
         def commit(self, commit: TurnCommit) -> Committed | CommitRefused:

@@ -125,7 +125,7 @@ def test_other_content_for_a_committed_turn_is_told_apart_and_changes_nothing(sc
     scene.committed(turn, nodes=(node(1),), stamp="stamp-1")
     before = scene.everything()
 
-    assert scene.commit(turn, nodes=(node(2),), stamp="stamp-2") is CommitRefused.ANOTHER
+    assert scene.commit(turn, nodes=(node(2),), stamp="stamp-2") is CommitRefused.TURN_CONFLICT
 
     assert scene.everything() == before
 
@@ -141,7 +141,7 @@ def test_a_turn_cannot_be_committed_to_another_session(scene: Scene, turn: Opene
 
     answer = scene.commit(turn, session_id=other, nodes=(node(1),))
 
-    assert answer is (CommitRefused.CONFLICT if known else CommitRefused.FENCED)
+    assert answer is (CommitRefused.CLAIM_EXPIRED if known else CommitRefused.FENCED)
     assert scene.everything() == before
 
 
@@ -186,7 +186,7 @@ def test_a_commit_as_the_first_where_a_head_exists_writes_nothing(scene: Scene, 
     second = scene.open()
     before = scene.everything()
 
-    assert scene.commit(second, base_revision=0, turn_index=1, nodes=(node(2),)) is CommitRefused.CONFLICT
+    assert scene.commit(second, base_revision=0, turn_index=1, nodes=(node(2),)) is CommitRefused.HEAD_CONFLICT
 
     assert scene.everything() == before
 
@@ -224,30 +224,35 @@ def test_a_committed_turn_refuses_everything(scene: Scene, turn: OpenedTurn) -> 
 
 @pytest.mark.shows("T2", "T8")
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "refused"),
     [
-        pytest.param({"base_revision": 1}, id="another head"),
-        pytest.param({"batch_ids": ()}, id="a claimed input is left out"),
-        pytest.param({"batch_ids": ("opening", "waiting")}, id="an input that nobody claimed"),
-        pytest.param({"batch_ids": ("waiting",)}, id="another input"),
-        pytest.param({"turn_id": TurnId("queue:other")}, id="another turn"),
+        pytest.param({"base_revision": 1}, CommitRefused.HEAD_CONFLICT, id="another head"),
+        pytest.param({"batch_ids": ()}, CommitRefused.CLAIM_EXPIRED, id="a claimed input is left out"),
+        pytest.param(
+            {"batch_ids": ("opening", "waiting")}, CommitRefused.CLAIM_EXPIRED, id="an input that nobody claimed"
+        ),
+        pytest.param({"batch_ids": ("waiting",)}, CommitRefused.CLAIM_EXPIRED, id="another input"),
+        pytest.param({"turn_id": TurnId("queue:other")}, CommitRefused.CLAIM_EXPIRED, id="another turn"),
     ],
 )
-def test_a_commit_that_does_not_fit_writes_nothing(scene: Scene, turn: OpenedTurn, changed: dict[str, Any]) -> None:
+def test_a_commit_that_does_not_fit_writes_nothing(
+    scene: Scene, turn: OpenedTurn, changed: dict[str, Any], refused: CommitRefused
+) -> None:
     scene.send("waiting")
     before = scene.everything()
 
-    assert scene.commit(turn, nodes=(node(1),), usage=(USAGE,), **changed) is CommitRefused.CONFLICT
+    assert scene.commit(turn, nodes=(node(1),), usage=(USAGE,), **changed) is refused
+    assert refused.unfit
 
     assert scene.everything() == before
-    assert scene.commit(turn) != CommitRefused.CONFLICT
+    assert isinstance(scene.commit(turn), Committed)
 
 
 def test_input_that_joined_must_be_among_the_batches(scene: Scene, turn: OpenedTurn) -> None:
     scene.inject()
     assert isinstance(scene.checkpoint(turn), CheckpointTaken)
 
-    assert scene.commit(turn) is CommitRefused.CONFLICT
+    assert scene.commit(turn) is CommitRefused.CLAIM_EXPIRED
 
 
 def test_the_order_of_the_batches_does_not_matter(scene: Scene, turn: OpenedTurn) -> None:

@@ -384,9 +384,9 @@ def test_of_two_writers_with_other_content_under_one_fence_one_wins(
         answers = [beside.submit(committing, by, name) for by, name in ((scene, "one"), (other, "another"))]
         results = [answer.result(20) for answer in answers]
 
-        assert results.count(CommitRefused.ANOTHER) == 1, results
+        assert results.count(CommitRefused.TURN_CONFLICT) == 1, results
         assert [result.revision for result in results if isinstance(result, Committed)] == [number]
-        winner = ["one", "another"][results.index(CommitRefused.ANOTHER) - 1]
+        winner = ["one", "another"][results.index(CommitRefused.TURN_CONFLICT) - 1]
         [left] = [row for row in scene.rows(tables.turns) if row["turn_id"] == turn.intent.turn_id]
         assert left["stamp"] == winner
         assert sum(row["revision"] == number for row in scene.rows(tables.nodes)) == 1

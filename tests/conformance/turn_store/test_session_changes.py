@@ -291,8 +291,8 @@ def test_all_changes_land_together(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("changed", "refused"),
     [
-        ({"base_revision": 1}, CommitRefused.CONFLICT),
-        ({"batch_ids": ()}, CommitRefused.CONFLICT),
+        ({"base_revision": 1}, CommitRefused.HEAD_CONFLICT),
+        ({"batch_ids": ()}, CommitRefused.CLAIM_EXPIRED),
         ({"fence": 0}, CommitRefused.FENCED),
         ({"path": PathChange(Place(7, 7))}, CommitRefused.CONFLICT),
     ],
