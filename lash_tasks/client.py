@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,12 +15,12 @@ from lash_tasks.domain.inputs import TurnInput
 from lash_tasks.domain.queue import When
 from lash_tasks.domain.turns import AssembledTurn
 from lash_tasks.domain.usage import SessionUsageReport, TokenLedgerEntry, UsageTotal, prompt_usage, usage_report
-from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound
+from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound, PayloadTooLarge
 from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
 from lash_tasks.observation.receipts import ReceiptStatus, read_status, wait_for_result
 from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, SendRequest
-from lash_tasks.runtime.ingress_requests import check_name
+from lash_tasks.runtime.ingress_requests import MAX_QUIET_MS, check_name
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores
 from lash_tasks.wiring import ClientParts, open_client_parts
@@ -63,6 +63,8 @@ class Client:
         idempotency_key: str | None = None,
         context: JsonObject | None = None,
         when: str = When.QUEUE,
+        merge_key: str | None = None,
+        quiet: float | timedelta | None = None,
         available_at: datetime | None = None,
         connection: object | None = None,
     ) -> Receipt:
@@ -70,15 +72,22 @@ class Client:
 
         `text` is a text, a TurnInput with images, or the mapping `{"items": […], "image_blobs": {…}}`. The same key
         with the same input returns the first receipt, also after the answer. `context` (JSON, up to 16 KiB) reaches
-        the tools and never the model. `when` is `queue`, or `reject` for a session that must be idle. A delayed input
-        is taken when `available_at` has passed. `connection` is a SQLAlchemy Connection or Session, a psycopg 3
+        the tools and never the model. A delayed input is taken when `available_at` has passed.
+
+        `when` says how the input meets a session that is at work. `queue`: after the current turn, in a turn of its
+        own. `steer`: into the running turn at its next checkpoint. `interrupt`: the running turn is asked to stop,
+        and this goes next. `reject`: only into an idle session. `merge`: after the current turn, together with its
+        neighbours of the same `merge_key`; with `quiet` (seconds or a timedelta) not before none of them has come
+        for so long, but at the latest after ten times that. Inputs of different contexts share no turn.
+
+        `connection` is a SQLAlchemy Connection or Session, a psycopg 3
         connection or Django's; where it cannot say when it has committed, call `receipt.ring()` then or leave it to
         the sweep.
 
         Raises InvalidInput (with the field), PayloadTooLarge, UnknownAgent, NoWorkerHasRegistered,
         IdempotencyConflict, SessionBusy, SessionDeleted and StoreMismatch; then nothing was stored.
         """
-        request = SendRequest.parse(
+        request = _parsed(
             {
                 "session_id": session_id,
                 "agent": agent,
@@ -86,6 +95,8 @@ class Client:
                 "idempotency_key": idempotency_key,
                 "context": context,
                 "when": when,
+                "merge_key": merge_key,
+                "quiet_ms": _quiet_ms(quiet),
                 "available_at_ms": _milliseconds("available_at", available_at),
             }
         )
@@ -240,6 +251,31 @@ def _content(text: object) -> dict[str, Any]:
             return {"input": dict(text)}
         case _:
             raise InvalidInput("text", f"must be a string, a TurnInput or a mapping, not {type(text).__name__}")
+
+
+def _parsed(values: Mapping[str, object]) -> SendRequest:
+    try:
+        return SendRequest.parse(values)
+    except InvalidInput as refused:
+        if refused.field in _OUR_NAMES and not isinstance(refused, PayloadTooLarge):
+            raise InvalidInput(_OUR_NAMES[refused.field], refused.problem) from None
+        raise
+
+
+_OUR_NAMES = {"quiet_ms": "quiet", "available_at_ms": "available_at"}
+"""Fields of a request that have another name here."""
+
+
+def _quiet_ms(quiet: float | timedelta | None) -> int | None:
+    if quiet is None:
+        return None
+    if isinstance(quiet, bool) or not isinstance(quiet, int | float | timedelta):
+        raise InvalidInput("quiet", f"must be seconds or a timedelta, not {type(quiet).__name__}")
+    seconds = quiet.total_seconds() if isinstance(quiet, timedelta) else quiet
+    longest = MAX_QUIET_MS // 1000
+    if not 0.001 <= seconds <= longest:  # false for a NaN as well
+        raise InvalidInput("quiet", f"must be from 0.001 to {longest} seconds")
+    return round(seconds * 1000)
 
 
 def _milliseconds(field: str, moment: datetime | None) -> int | None:

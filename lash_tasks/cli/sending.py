@@ -23,7 +23,23 @@ def send(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the turn and print it.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")] = 60.0,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: sent twice, stored once.")] = None,
-    when: Annotated[When, typer.Option("--when", help="queue, or reject if the session has work.")] = When.QUEUE,
+    when: Annotated[
+        When,
+        typer.Option(
+            "--when",
+            help="queue: after the current turn; steer: into it; interrupt: stop it, go next; "
+            "reject: only if idle; merge: with others of the merge key.",
+        ),
+    ] = When.QUEUE,
+    merge_key: Annotated[str | None, typer.Option("--merge-key", help="With --when merge: whom to share with.")] = None,
+    quiet: Annotated[
+        float | None,
+        typer.Option(
+            "--quiet",
+            metavar="SECONDS",
+            help="With --when merge: once none has come for so long.",
+        ),
+    ] = None,
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="Not before this time (ISO 8601, else local time).")
     ] = None,
@@ -37,6 +53,8 @@ def send(
             agent=agent or _only_agent(client),
             idempotency_key=key,
             when=when.value,
+            merge_key=merge_key,
+            quiet=quiet,
             available_at=moment("at", at),
         )
         accepted = f"accepted as {receipt.input_id}" if receipt.created else f"accepted before as {receipt.input_id}"

@@ -16,7 +16,22 @@ class When(StrEnum):
     """How an input meets a session that is at work (design §10)."""
 
     QUEUE = "queue"
+    """After the current turn, in a turn of its own."""
+    STEER = "steer"
+    """Into the running turn at its next checkpoint; in an idle session it starts a turn."""
+    INTERRUPT = "interrupt"
+    """The running turn is asked to stop, and the input goes before all that is not urgent."""
     REJECT = "reject"
+    """Only into an idle session."""
+    MERGE = "merge"
+    """After the current turn, together with its neighbours of the same merge key."""
+
+
+class BatchKind(StrEnum):
+    """What a batch is that does not come from a user."""
+
+    WAKE = "wake"
+    COMMAND = "command"
 
 
 class BatchState(StrEnum):
@@ -37,11 +52,36 @@ BATCH_TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
 """A claim is a fact of the turn that took it: it is never given back, the turn ends it (design §4)."""
 
 MAX_BATCHES_PER_CLAIM = 64
+LONGEST_QUIET = 10
+"""A run that waits for quiet is taken in any case when its first input is so many quiet periods old."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """What the queue has to know of an input to keep the rule it was sent under; see BatchDraft."""
+
+    early: bool = False
+    exclusive: bool = True
+    merge_key: str | None = None
+    urgent: bool = False
+
+
+def arrival(when: When, merge_key: str | None = None) -> Arrival:
+    """The rule `when` in the terms of the queue; `merge_key` is that of MERGE."""
+    match when:
+        case When.QUEUE | When.REJECT:  # a reject that got in was sent to an idle session
+            return Arrival()
+        case When.STEER:
+            return Arrival(early=True, exclusive=False, merge_key="steer")
+        case When.INTERRUPT:
+            return Arrival(urgent=True)
+        case When.MERGE:
+            return Arrival(exclusive=False, merge_key=merge_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchDraft:
-    """An input on its way in. `payload` is an encoded QueuedInput; blobs are stored with it."""
+    """An input on its way in. `payload` is encoded according to `kind`; blobs are stored with it."""
 
     id: BatchId
     session_id: SessionId
@@ -61,6 +101,12 @@ class BatchDraft:
     available_at_ms: int = 0
     blobs: tuple[Blob, ...] = ()
     replay_of: BatchId | None = None
+    kind: BatchKind | None = None
+    """None: input of a user, a QueuedInput."""
+    urgent: bool = False
+    """Goes before those that are not, and asks the running turn to stop."""
+    quiet_ms: int | None = None
+    """With a merge key: is not taken before others of its kind have stopped coming for so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +127,9 @@ class BatchRecord:
     enqueued_at_ms: int
     payload: bytes
     replay_of: BatchId | None = None
+    kind: BatchKind | None = None
+    urgent: bool = False
+    quiet_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

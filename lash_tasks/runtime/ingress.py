@@ -9,7 +9,7 @@ from lash_tasks.clock import Clock
 from lash_tasks.domain.codec import JsonObject, encode, short_digest, to_json
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
 from lash_tasks.domain.inputs import ImageRefItem, QueuedInput, TurnInput, context_digest, normalise
-from lash_tasks.domain.queue import BatchDraft, CancelVerdict, Enqueued, When
+from lash_tasks.domain.queue import BatchDraft, CancelVerdict, Enqueued, When, arrival
 from lash_tasks.errors import InvalidInput, NotFound, PayloadTooLarge
 from lash_tasks.ports import Doorbell
 from lash_tasks.runtime.ingress_requests import CancelRequest, SendRequest
@@ -53,12 +53,12 @@ class Ingress:
         """Store the input; it is accepted when this returns, or with `connection` when that transaction commits.
 
         `default_source_key` stands in for a missing idempotency key. The same key with the same agent, content,
-        context and `when` returns the first batch; `available_at_ms` is not compared, because a caller who tries
-        again computes it anew. Raises InvalidInput and its kin, IdempotencyConflict, SessionBusy, SessionDeleted,
-        StoreMismatch, StoreUnavailable; then nothing was stored.
+        context, `when` and merge key returns the first batch; `available_at_ms` is not compared, because a caller
+        who tries again computes it anew. Raises InvalidInput and its kin, IdempotencyConflict, SessionBusy,
+        SessionDeleted, StoreMismatch, StoreUnavailable; then nothing was stored.
         """
         draft = self._draft(request, request.idempotency_key or default_source_key)
-        due = draft.available_at_ms <= self.clock.now_ms()
+        due = draft.available_at_ms <= self.clock.now_ms() and draft.quiet_ms is None
         if connection is None:
             enqueued = self.queue.enqueue(draft, reject_if_busy=request.when is When.REJECT)
             if enqueued.created and due:
@@ -103,14 +103,23 @@ class Ingress:
         self._check_size("text" if request.input is None else "input", turn_input)
         parts, blobs = normalise(turn_input)
         queued = QueuedInput(request.agent, parts, request.context)
+        rule = arrival(request.when, request.merge_key)
+        sent: JsonObject = {"input": to_json(QueuedInput, queued), "when": request.when.value}
+        if request.merge_key is not None:
+            sent["merge_key"] = request.merge_key
         return BatchDraft(
             id=BatchId(self.new_id()),
             session_id=SessionId(request.session_id),
             agent=request.agent,
             payload=encode(QueuedInput, queued),
-            input_digest=short_digest({"input": to_json(QueuedInput, queued), "when": request.when.value}),
+            input_digest=short_digest(sent),
             context_digest=context_digest(request.context),
             source_key=source_key,
+            early=rule.early,
+            exclusive=rule.exclusive,
+            merge_key=rule.merge_key,
+            urgent=rule.urgent,
+            quiet_ms=request.quiet_ms,
             available_at_ms=request.available_at_ms or 0,
             blobs=blobs,
         )

@@ -21,6 +21,7 @@ MAX_CONTEXT_DEPTH = 100
 """Far below what the codec carries, because a context travels inside other records."""
 MAX_TIME_MS = 253_402_300_799_999
 """The end of the year 9999."""
+MAX_QUIET_MS = 3_600_000
 _MAX_SHOWN = 80
 _ITEM_TYPES = "must be 'text' or 'image_ref'"
 
@@ -66,7 +67,8 @@ def _image(value: object) -> object:
 def _when(value: object) -> When:
     if isinstance(value, str) and value in tuple(When):
         return When(value)
-    raise ValueError("must be " + " or ".join(f"'{when.value}'" for when in When))
+    *others, last = (f"'{when.value}'" for when in When)
+    raise ValueError(f"must be {', '.join(others)} or {last}")
 
 
 def _context(value: JsonObject) -> JsonObject:
@@ -139,6 +141,8 @@ class SendRequest(BaseModel):
     idempotency_key: Name | None = None
     context: Annotated[JsonObject, AfterValidator(_context)] | None = None
     when: Annotated[When, BeforeValidator(_when)] = When.QUEUE
+    merge_key: Name | None = None
+    quiet_ms: Annotated[int, Field(ge=1, le=MAX_QUIET_MS)] | None = None
     available_at_ms: TimeMs | None = None
 
     @staticmethod
@@ -154,7 +158,20 @@ class SendRequest(BaseModel):
             isinstance(item, _ImageRefItem) or item.text.strip() for item in request.input.items
         ):
             raise InvalidInput("input.items", "must hold an image or a text that is not empty")
+        request._check_rule()
         return request
+
+    def _check_rule(self) -> None:
+        """What `when` needs and what does not go with it."""
+        if self.when is When.MERGE and self.merge_key is None:
+            raise InvalidInput("merge_key", "is required with when='merge'")
+        for name in ("merge_key", "quiet_ms"):
+            if self.when is not When.MERGE and getattr(self, name) is not None:
+                raise InvalidInput(name, f"goes with when='merge' only, not with {self.when.value!r}")
+        if self.available_at_ms is not None and self.quiet_ms is not None:
+            raise InvalidInput("available_at_ms", "cannot be given together with a quiet period; choose one")
+        if self.available_at_ms is not None and self.when is When.INTERRUPT:
+            raise InvalidInput("available_at_ms", "cannot be given with when='interrupt', which is about now")
 
     def turn_input(self) -> TurnInput:
         """What was sent, as the domain knows it."""

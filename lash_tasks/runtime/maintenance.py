@@ -57,7 +57,7 @@ class Maintenance:
         return self._ring("sweep", self.work.ready(self.agents, waiting_ms, PASS_LIMIT), RING_AGAIN_MS)
 
     def wake_due(self) -> int:
-        """Ring for sessions whose delayed input has become available; the number rung."""
+        """Ring for sessions whose delayed or merging input may be taken by now; the number rung, each moment once."""
         return self._ring("wake_due", self.work.due(self.agents, DUE_WITHIN_MS, PASS_LIMIT), RING_AGAIN_MS)
 
     def prune(self) -> int:
@@ -67,7 +67,7 @@ class Maintenance:
     def _ring(self, looked_by: str, found: Sequence[Runnable], again_ms: int) -> int:
         """Ring where nobody is at work: the holder of a lease looks again by itself, and a dead one's lease expires."""
         free = self._without_holder(found)
-        names = [f"rung:{one.session_id}:{one.turn_id or ''}" for one in free]
+        names = [f"rung:{one.session_id}:{one.turn_id or one.due_ms or ''}" for one in free]
         first = self.slots.take_many(names, again_ms) if names else []
         chosen = [one for one, is_first in zip(free, first, strict=True) if is_first]
         answered = self.insister.answered(looked_by, found, chosen)

@@ -191,9 +191,11 @@ class TurnStore(Protocol):
 
         Raises the fence if and only if a turn is returned. An unfinished turn may be resumed when it was given up,
         when this worker holds it, or when its holder is no live worker, and if `request.has_code_for` what it is pinned
-        to; one that is to be cancelled any worker may resume. Otherwise the oldest available batch
-        decides: alone if exclusive, or with the unbroken run of those behind it that are not exclusive either and
-        have its merge key, agent, context and `early` (at most 64; without a merge key alone). The session row
+        to; one that is to be cancelled any worker may resume. Otherwise the first available batch decides, urgent
+        ones before others and else in the order of arrival: alone if exclusive, or with the unbroken run of those
+        behind it that are not exclusive either and have its merge key, kind, agent, context and `early` (at most
+        64; without a merge key alone). Batches with a quiet period are passed over until the last of their merge
+        key, agent and context is that old, or the first ten times as old. The session row
         comes to be with its first turn. `attempt` counts up when the former holder died and the journal has nothing
         new since the last opening, starts again at 1 when it has, and stays after a giving up that was not a crash.
         """
@@ -214,7 +216,7 @@ class TurnStore(Protocol):
     def checkpoint(self, request: CheckpointRequest) -> CheckpointTaken | CheckpointRefused:
         """Claim early batches that may join the turn and record the checkpoint with them, or neither.
 
-        The oldest available ready batch decides: if it is not early, or of another agent or context, nothing
+        The batch that `open` would begin with decides: if it is not early, or of another agent or context, nothing
         joins. An exclusive one joins alone.
         """
         ...

@@ -18,6 +18,8 @@ class Runnable:
     turn_id: TurnId | None = None
     pinned: Pinned | None = field(default=None, compare=False)
     """Of an unfinished turn, as `abandoned` lists it; None for one that is to be cancelled, by whatever worker."""
+    due_ms: int | None = field(default=None, compare=False)
+    """Of input, as `due` lists it: since when it may be taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +58,14 @@ class WorkStore(Protocol):
         ...
 
     def ready(self, agents: Sequence[str], waiting_ms: int = 0, limit: int = 200) -> list[Runnable]:
-        """Sessions whose oldest available batch has been ready for at least `waiting_ms`, with no unfinished turn."""
+        """Sessions whose next batch has been available for at least `waiting_ms`, with no unfinished turn."""
         ...
 
     def due(self, agents: Sequence[str], since_ms: int, limit: int = 200) -> list[Runnable]:
-        """Sessions with a delayed batch that became available in the last `since_ms`, with no unfinished turn."""
+        """Sessions whose delayed batch became available, or whose merging ones became quiet, in the last `since_ms`.
+
+        Without those that have an unfinished turn.
+        """
         ...
 
     def prune(self, pruning: Pruning, limit: int = 1000) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, ScalarSelect, exists, literal, select
+from sqlalchemy import ColumnElement, FromClause, ScalarSelect, and_, case, exists, literal, select
 
-from lash_tasks.domain.queue import BatchState
+from lash_tasks.domain.queue import LONGEST_QUIET, BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.tables import batches, sessions, turn_cancels, turns, workers
@@ -47,13 +47,49 @@ def is_not_deleted(session_id: ColumnElement[str] | str) -> ColumnElement[bool]:
     return ~exists().where(sessions.c.id == session_id, sessions.c.deleted_at_ms.is_not(None))
 
 
+def in_order(table: FromClause) -> tuple[ColumnElement[Any], ...]:
+    """The order in which batches run."""
+    return table.c.urgent.desc(), table.c.seq
+
+
+def quiet_until(batch: FromClause) -> ColumnElement[int]:
+    """When a ready batch with a quiet period may be taken: see `claiming.is_held`, which this must agree with."""
+    last, first = _quiet_ends(batch)
+    return case((last < first, last), else_=first)
+
+
+def is_held_back(batch: FromClause, now: ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether an available ready batch waits for others of its merge key to stop coming."""
+    last, first = _quiet_ends(batch)
+    return and_(batch.c.quiet_ms.is_not(None), last > now, first > now)
+
+
+def _quiet_ends(batch: FromClause) -> tuple[ScalarSelect[int], ScalarSelect[int]]:
+    """When the last of a batch's kind has been quiet for its time, and when the first has waited long enough."""
+    of_kind = batches.alias("of_kind")
+    same = [of_kind.c[name] == batch.c[name] for name in ("session_id", "merge_key", "agent", "context_digest")]
+    members = select(of_kind).where(*same, in_state(BatchState.READY, of_kind), of_kind.c.quiet_ms.is_not(None))
+    members = members.correlate(batch).limit(1)
+    last = members.with_only_columns(of_kind.c.available_at_ms + of_kind.c.quiet_ms)
+    first = members.with_only_columns(of_kind.c.available_at_ms + LONGEST_QUIET * of_kind.c.quiet_ms)
+    return (
+        last.order_by(of_kind.c.seq.desc()).scalar_subquery(),
+        first.order_by(of_kind.c.seq).scalar_subquery(),
+    )
+
+
 def head_of_line(column: str, session_id: ColumnElement[str] | str, now: ScalarSelect[int]) -> ScalarSelect[Any]:
-    """A column of the batch that decides what runs next in a session: the oldest ready one that is available."""
+    """A column of the batch that decides what runs next in a session: the first ready one that is available."""
     line = batches.alias("line")
     return (
         select(line.c[column])
-        .where(line.c.session_id == session_id, in_state(BatchState.READY, line), line.c.available_at_ms <= now)
-        .order_by(line.c.seq)
+        .where(
+            line.c.session_id == session_id,
+            in_state(BatchState.READY, line),
+            line.c.available_at_ms <= now,
+            ~is_held_back(line, now),
+        )
+        .order_by(*in_order(line))
         .limit(1)
         .scalar_subquery()
     )

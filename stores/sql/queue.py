@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, or_, select, text, update
 
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId, fence_scope
 from lash_tasks.domain.queue import (
@@ -36,7 +36,7 @@ from lash_tasks.stores.sql.caller_connections import (
     caller_connection,
     identity,
 )
-from lash_tasks.stores.sql.conditions import in_state, now_of
+from lash_tasks.stores.sql.conditions import in_order, in_state, is_held_back, now_of, quiet_until
 from lash_tasks.stores.sql.engine import POSTGRES_NOW, Database
 from lash_tasks.stores.sql.rows import batch_record
 from lash_tasks.stores.sql.tables import batches, dead_letters, sessions
@@ -51,32 +51,50 @@ _DOOR = """
     OR EXISTS (SELECT 1 FROM lash_batches WHERE session_id = :session_id AND state = 'ready')) AS busy"""
 
 _COLUMNS = """id, session_id, agent, source_key, input_digest, context_digest, early, exclusive, merge_key,
-  replay_of, payload, available_at_ms, enqueued_at_ms"""
+  replay_of, payload, available_at_ms, enqueued_at_ms, kind, urgent, quiet_ms"""
+
+# What an urgent input adds: a command is let finish, for nobody asks it again.
+_INTERRUPTION = """
+  SELECT t.session_id, t.turn_id, 'interrupted by input ' || :id, {now} FROM {source}
+  WHERE t.session_id = :session_id AND t.status = 'running' AND NOT EXISTS (
+    SELECT 1 FROM lash_batches c
+    WHERE c.session_id = t.session_id AND c.turn_id = t.turn_id AND c.state = 'claimed' AND c.kind = 'command')
+  ON CONFLICT (session_id, turn_id) DO NOTHING"""
+_CANCELS = "lash_turn_cancels (session_id, turn_id, reason, requested_at_ms)"
+_INTERRUPT = f"""
+interrupted AS (
+  INSERT INTO {_CANCELS} {_INTERRUPTION.format(now="now_ms", source="put CROSS JOIN door CROSS JOIN lash_turns t")}),"""
 
 # One statement, so that it is whole also on a caller's connection in autocommit. A delay that is over counts from now.
-_ENQUEUE_POSTGRES = PortableStatement.of(f"""
+_ENQUEUE = f"""
 WITH door AS MATERIALIZED (SELECT {_DOOR}, coalesce(CAST(:now_ms AS bigint), {POSTGRES_NOW}) AS now_ms),
 put AS (
   INSERT INTO lash_batches ({_COLUMNS})
   SELECT CAST(:id AS text), CAST(:session_id AS text), CAST(:agent AS text), CAST(:source_key AS text),
     CAST(:input_digest AS text), CAST(:context_digest AS text), CAST(:early AS boolean), CAST(:exclusive AS boolean),
     CAST(:merge_key AS text), CAST(:replay_of AS text), CAST(:payload AS bytea),
-    greatest(CAST(:available_at_ms AS bigint), now_ms), now_ms
+    greatest(CAST(:available_at_ms AS bigint), now_ms), now_ms,
+    CAST(:kind AS text), CAST(:urgent AS boolean), CAST(:quiet_ms AS bigint)
   FROM door WHERE known AND NOT deleted AND NOT busy
-  ON CONFLICT (session_id, source_key) DO NOTHING RETURNING id),
+  ON CONFLICT (session_id, source_key) DO NOTHING RETURNING id),%s
 blobs AS (
   INSERT INTO lash_blobs (ref, content)
   SELECT given.ref, given.content FROM unnest(CAST(:refs AS text[]), CAST(:contents AS bytea[])) AS given (ref, content)
   WHERE EXISTS (SELECT 1 FROM put) ORDER BY given.ref
   ON CONFLICT (ref) DO NOTHING)
-SELECT deleted, known, busy, EXISTS (SELECT 1 FROM put) AS created FROM door""")
+SELECT deleted, known, busy, EXISTS (SELECT 1 FROM put) AS created FROM door"""
+_ENQUEUE_POSTGRES = PortableStatement.of(_ENQUEUE % "")
+_ENQUEUE_URGENT_POSTGRES = PortableStatement.of(_ENQUEUE % _INTERRUPT)
 
 _DOOR_SQLITE = PortableStatement.of(f"SELECT {_DOOR}")
 _PUT_SQLITE = PortableStatement.of(f"""
 INSERT INTO lash_batches ({_COLUMNS})
 VALUES (:id, :session_id, :agent, :source_key, :input_digest, :context_digest, :early, :exclusive, :merge_key,
-  :replay_of, :payload, max(:available_at_ms, :now_ms), :now_ms)
+  :replay_of, :payload, max(:available_at_ms, :now_ms), :now_ms, :kind, :urgent, :quiet_ms)
 ON CONFLICT (session_id, source_key) DO NOTHING RETURNING id""")
+_INTERRUPT_SQLITE = PortableStatement.of(
+    f"INSERT INTO {_CANCELS} {_INTERRUPTION.format(now=':now_ms', source='lash_turns t')} RETURNING turn_id"
+)
 _BLOB_SQLITE = PortableStatement.of(
     "INSERT INTO lash_blobs (ref, content) VALUES (:ref, :content) ON CONFLICT (ref) DO NOTHING RETURNING ref"
 )
@@ -149,17 +167,23 @@ class SqlInputQueue:
             "replay_of": draft.replay_of,
             "payload": draft.payload,
             "available_at_ms": draft.available_at_ms,
+            "kind": None if draft.kind is None else draft.kind.value,
+            "urgent": draft.urgent,
+            "quiet_ms": draft.quiet_ms,
             "now_ms": self._database.now_override(),
         }
         door = {"session_id": draft.session_id, "agent": draft.agent, "only_if_idle": only_if_idle}
         if self._database.dialect == "postgresql":
             refs, contents = [blob.ref for blob in draft.blobs], [blob.content for blob in draft.blobs]
-            [row] = connection.run(_ENQUEUE_POSTGRES, {**parameters, **door, "refs": refs, "contents": contents})
+            statement = _ENQUEUE_URGENT_POSTGRES if draft.urgent else _ENQUEUE_POSTGRES
+            [row] = connection.run(statement, {**parameters, **door, "refs": refs, "contents": contents})
             deleted, known, busy, created = row
         else:
             [[deleted, known, busy]] = connection.run(_DOOR_SQLITE, door)
             admitted = known and not deleted and not busy
             created = admitted and bool(connection.run(_PUT_SQLITE, parameters))
+            if created and draft.urgent:
+                connection.run(_INTERRUPT_SQLITE, {name: parameters[name] for name in ("id", "session_id", "now_ms")})
             for blob in draft.blobs if created else ():
                 connection.run(_BLOB_SQLITE, {"ref": blob.ref, "content": blob.content})
         return bool(deleted), bool(known), bool(busy), bool(created)
@@ -192,13 +216,17 @@ class SqlInputQueue:
 
     def waiting(self, session_id: SessionId | None = None, limit: int = 200) -> list[BatchRecord]:
         now = now_of(self._database)
-        delayed_until = case((batches.c.available_at_ms > now, batches.c.available_at_ms), else_=0)
+        delayed_until = case(
+            (batches.c.available_at_ms > now, batches.c.available_at_ms),
+            (and_(in_state(BatchState.READY), is_held_back(batches, now)), quiet_until(batches)),
+            else_=0,
+        )
         query = (
             select(*_RECORD)
             .where(
                 or_(in_state(BatchState.READY), in_state(BatchState.CLAIMED)), *_of(session_id, batches.c.session_id)
             )
-            .order_by(case((in_state(BatchState.CLAIMED), 0), else_=1), delayed_until, batches.c.seq)
+            .order_by(case((in_state(BatchState.CLAIMED), 0), else_=1), delayed_until, *in_order(batches))
             .limit(limit)
         )
         with self._database.reading() as connection:
@@ -254,10 +282,10 @@ _BY_ID = f"{_FIND} AND id = %(name)s"
 _BY_KEY = f"{_FIND} AND source_key = %(name)s"
 
 _COPY = """
-INSERT INTO lash_batches (id, session_id, agent, input_digest, context_digest, early, exclusive, merge_key, payload,
-  replay_of, available_at_ms, enqueued_at_ms)
-SELECT CAST(:new_id AS text), session_id, agent, input_digest, context_digest, early, exclusive, merge_key, payload,
-  id, {now}, {now}
+INSERT INTO lash_batches (id, session_id, agent, input_digest, context_digest, early, exclusive, merge_key, kind,
+  payload, replay_of, available_at_ms, enqueued_at_ms)
+SELECT CAST(:new_id AS text), session_id, agent, input_digest, context_digest, early, exclusive, merge_key, kind,
+  payload, id, {now}, {now}
 FROM lash_batches WHERE id = :id
 ON CONFLICT (replay_of) WHERE replay_of IS NOT NULL DO NOTHING RETURNING id"""
 

@@ -12,7 +12,7 @@ from lash_tasks.domain.codec import decode, encode, parse
 from lash_tasks.domain.ids import BatchId, NodeId, ReplayKey, SessionId, TurnId
 from lash_tasks.domain.journal import EffectState, RecordedEffect
 from lash_tasks.domain.messages import Message
-from lash_tasks.domain.queue import BatchRecord, BatchState
+from lash_tasks.domain.queue import BatchKind, BatchRecord, BatchState
 from lash_tasks.domain.sessions import Node, StoredNode
 from lash_tasks.domain.turns import TurnIntent
 from lash_tasks.stores.protocols import TurnCommit
@@ -42,6 +42,9 @@ def batch_record(row: Row) -> BatchRecord:
         enqueued_at_ms=row["enqueued_at_ms"],
         payload=row["payload"],
         replay_of=None if row["replay_of"] is None else BatchId(row["replay_of"]),
+        kind=None if row["kind"] is None else BatchKind(row["kind"]),
+        urgent=row["urgent"],
+        quiet_ms=row["quiet_ms"],
     )
 
 

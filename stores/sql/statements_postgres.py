@@ -10,13 +10,14 @@ from typing import LiteralString
 
 from lash_tasks.domain.ids import TURN_DIGITS
 from lash_tasks.domain.queue import MAX_BATCHES_PER_CLAIM
-from lash_tasks.stores.sql.claiming import PICK, WAITING_COLUMNS
+from lash_tasks.stores.sql.claiming import IN_ORDER, PICK, WAITING_COLUMNS, is_held
 from lash_tasks.stores.sql.engine import POSTGRES_NOW
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 
 _NOW: LiteralString = f"coalesce(%(now_ms)s::bigint, {POSTGRES_NOW})"
 _CLOCK: LiteralString = f"clock AS MATERIALIZED (SELECT {_NOW} AS now_ms)"
-_DUE: LiteralString = "b.state = 'ready' AND b.available_at_ms + 0 <= (SELECT now_ms FROM clock)"
+_DUE: LiteralString = f"""b.state = 'ready' AND b.available_at_ms + 0 <= (SELECT now_ms FROM clock)
+  AND NOT {is_held("(SELECT now_ms FROM clock)")}"""
 """The sum keeps the planner off the index of due times: it would walk through the ready input of all sessions."""
 _READY: LiteralString = f"b.session_id = %(session_id)s::text AND {_DUE}"
 
@@ -54,7 +55,7 @@ waiting AS MATERIALIZED (
   WHERE {_READY} AND NOT EXISTS (SELECT 1 FROM unfinished)
     AND NOT EXISTS (
       SELECT 1 FROM lash_sessions s WHERE s.id = %(session_id)s::text AND s.deleted_at_ms IS NOT NULL)
-  ORDER BY b.seq LIMIT {MAX_BATCHES_PER_CLAIM}),
+  ORDER BY {IN_ORDER} LIMIT {MAX_BATCHES_PER_CLAIM}),
 {PICK},
 locked AS MATERIALIZED (
   SELECT b.seq, b.id, b.agent FROM lash_batches b
@@ -113,7 +114,7 @@ SELECT own.*,
     SELECT 1 FROM lash_turn_cancels c WHERE c.session_id = ours.session_id AND c.turn_id = ours.turn_id) AS cancel,
   coalesce((
     SELECT b.early AND b.agent = ours.agent AND b.context_digest = own.context_digest FROM lash_batches b
-    WHERE {_READY} ORDER BY b.seq LIMIT 1), false) AS joinable
+    WHERE {_READY} ORDER BY {IN_ORDER} LIMIT 1), false) AS joinable
 FROM ours
 CROSS JOIN LATERAL json_array_elements_text(ours.batch_ids::json) WITH ORDINALITY AS wanted(id, place)
 JOIN lash_batches own ON own.id = wanted.id ORDER BY wanted.place"""
@@ -176,7 +177,8 @@ _VERDICTS: LiteralString = f"""
        WHEN w.scope IS NULL THEN 'exists'
        ELSE 'recorded' END AS verdict,
   (SELECT true FROM lash_turn_cancels c WHERE c.session_id = g.session_id AND c.turn_id = g.turn_id) AS cancel,
-  (SELECT true FROM lash_batches b WHERE b.session_id = g.session_id AND b.early AND {_DUE} LIMIT 1) AS joinable
+  (SELECT b.early FROM lash_batches b WHERE b.session_id = g.session_id AND {_DUE}
+   ORDER BY {IN_ORDER} LIMIT 1) AS joinable
 FROM given g LEFT JOIN current f ON f.scope = g.fence_scope
 LEFT JOIN written w ON w.scope = g.scope AND w.replay_key = g.replay_key ORDER BY g.place"""
 
@@ -200,7 +202,7 @@ SELECT
 CHECKPOINT_BATCHES: LiteralString = f"""
 WITH {_CLOCK},
 waiting AS MATERIALIZED (
-  SELECT {WAITING_COLUMNS} FROM lash_batches b WHERE {_READY} ORDER BY b.seq LIMIT %(limit)s::int),
+  SELECT {WAITING_COLUMNS} FROM lash_batches b WHERE {_READY} ORDER BY {IN_ORDER} LIMIT %(limit)s::int),
 {PICK}
 SELECT b.* FROM lash_batches b
 WHERE b.seq IN (SELECT seq FROM picked) AND b.state = 'ready' AND EXISTS (
@@ -219,7 +221,7 @@ WITH gate AS MATERIALIZED (
 clock AS MATERIALIZED (SELECT {_NOW} AS now_ms FROM gate),
 first AS (
   SELECT b.early AND b.agent = %(agent)s::text AND b.context_digest = %(context_digest)s::text AS joinable
-  FROM lash_batches b WHERE {_READY} ORDER BY b.seq LIMIT 1),
+  FROM lash_batches b WHERE {_READY} ORDER BY {IN_ORDER} LIMIT 1),
 head AS (
   UPDATE lash_sessions SET head_revision = head_revision + 1, turn_index = %(turn_index)s::bigint,
     leaf_revision = CASE WHEN cardinality(%(node_ids)s::text[]) = 0 THEN leaf_revision END,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Exists, Update, delete, exists, func, insert, select, text, update
+from sqlalchemy import Connection, Exists, Update, delete, exists, func, insert, literal, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lash_tasks.domain.ids import SessionId, TurnId, blob_ref, effect_scope, fence_scope
@@ -12,7 +12,8 @@ from lash_tasks.domain.journal import EffectState, JournalRow
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.protocols import OpenedTurn, OpenRequest, TurnCommit
-from lash_tasks.stores.sql.claiming import PICK, WAITING_COLUMNS
+from lash_tasks.stores.sql.claiming import IN_ORDER, PICK, WAITING_COLUMNS, is_held
+from lash_tasks.stores.sql.conditions import in_order, is_held_back
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 from lash_tasks.stores.sql.rows import (
     INLINE_OUTCOME_BYTES,
@@ -137,8 +138,9 @@ _BRANCHED_HISTORY = text(PATH_AS_SHOWN)
 
 _PICKED = text(f"""
 WITH waiting AS (
-  SELECT {WAITING_COLUMNS} FROM lash_batches
-  WHERE session_id = :session_id AND state = 'ready' AND available_at_ms <= :now_ms ORDER BY seq LIMIT :limit),
+  SELECT {WAITING_COLUMNS} FROM lash_batches b
+  WHERE b.session_id = :session_id AND b.state = 'ready' AND b.available_at_ms <= :now_ms AND NOT {is_held(":now_ms")}
+  ORDER BY {IN_ORDER} LIMIT :limit),
 {PICK}
 SELECT seq FROM picked""")
 
@@ -154,25 +156,19 @@ def first_ready(connection: Connection, session_id: SessionId, now_ms: int) -> R
         batches.c.session_id == session_id,
         batches.c.state == BatchState.READY.value,
         batches.c.available_at_ms <= now_ms,
+        ~is_held_back(batches, literal(now_ms)),
     )
-    return connection.execute(query.order_by(batches.c.seq).limit(1)).mappings().first()
+    return connection.execute(query.order_by(*in_order(batches)).limit(1)).mappings().first()
 
 
 def may_join(head: Row | None, agent: str, context_digest: str) -> bool:
-    """Whether the oldest available batch may enter a running turn of this agent and context."""
+    """Whether the batch that decides may enter a running turn of this agent and context."""
     return head is not None and head["early"] and (head["agent"], head["context_digest"]) == (agent, context_digest)
 
 
 def has_early_input(connection: Connection, session_id: SessionId, now_ms: int) -> bool:
-    return _yes(
-        connection,
-        exists().where(
-            batches.c.session_id == session_id,
-            batches.c.state == BatchState.READY.value,
-            batches.c.early,
-            batches.c.available_at_ms <= now_ms,
-        ),
-    )
+    head = first_ready(connection, session_id, now_ms)
+    return head is not None and bool(head["early"])
 
 
 def claim(connection: Connection, turn_id: TurnId, run: Sequence[Row]) -> None:

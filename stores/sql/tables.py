@@ -175,9 +175,18 @@ batches = Table(
     Index(
         "ix_lash_batches_ready",
         "session_id",
+        text("urgent DESC"),
         "seq",
         postgresql_where=text("state = 'ready'"),
         sqlite_where=text("state = 'ready'"),
+    ),
+    Index(
+        "ix_lash_batches_quiet",
+        "session_id",
+        "merge_key",
+        "seq",
+        postgresql_where=text("state = 'ready' AND quiet_ms IS NOT NULL"),
+        sqlite_where=text("state = 'ready' AND quiet_ms IS NOT NULL"),
     ),
     # Partial, because hardly any row has it; every row would be entered again with each change of its state.
     Index(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Row, Select, and_, delete, or_, select, true, tuple_, update
+from sqlalchemy import Connection, Delete, Row, Select, and_, delete, func, or_, select, true, tuple_, union_all, update
 
 from lash_tasks.domain.ids import SessionId, TurnId, effect_scope
 from lash_tasks.domain.queue import BatchState
@@ -17,9 +17,11 @@ from lash_tasks.stores.sql.conditions import (
     head_of_line,
     in_state,
     in_status,
+    is_held_back,
     is_not_deleted,
     is_to_be_cancelled,
     now_of,
+    quiet_until,
 )
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.tables import batches, effects, sessions, turn_cancels, turns, workers
@@ -94,6 +96,7 @@ class SqlWorkStore:
                 in_state(BatchState.READY),
                 batches.c.available_at_ms <= now - waiting_ms,
                 batches.c.agent.in_(agents),
+                ~is_held_back(batches, now),
                 batches.c.seq == head_of_line("seq", batches.c.session_id, now),
                 has_no_turn(batches.c.session_id),
                 is_not_deleted(batches.c.session_id),
@@ -104,20 +107,30 @@ class SqlWorkStore:
 
     def due(self, agents: Sequence[str], since_ms: int, limit: int = 200) -> list[Runnable]:
         now = now_of(self._database)
-        return self._sessions(
-            select(batches.c.session_id)
+        delayed = select(batches.c.session_id, batches.c.available_at_ms.label("due_ms")).where(
+            in_state(BatchState.READY),
+            batches.c.available_at_ms > now - since_ms,
+            batches.c.available_at_ms <= now,
+            batches.c.available_at_ms > batches.c.enqueued_at_ms,
+        )
+        quiet = select(batches.c.session_id, quiet_until(batches).label("due_ms")).where(
+            in_state(BatchState.READY), batches.c.quiet_ms.is_not(None)
+        )
+        due = union_all(delayed, quiet).subquery()
+        query = (
+            select(due.c.session_id, func.max(due.c.due_ms).label("due_ms"))
             .where(
-                in_state(BatchState.READY),
-                batches.c.available_at_ms > now - since_ms,
-                batches.c.available_at_ms <= now,
-                batches.c.available_at_ms > batches.c.enqueued_at_ms,
-                head_of_line("agent", batches.c.session_id, now).in_(agents),
-                has_no_turn(batches.c.session_id),
-                is_not_deleted(batches.c.session_id),
+                due.c.due_ms > now - since_ms,
+                due.c.due_ms <= now,
+                head_of_line("agent", due.c.session_id, now).in_(agents),
+                has_no_turn(due.c.session_id),
+                is_not_deleted(due.c.session_id),
             )
-            .distinct()
+            .group_by(due.c.session_id)
             .limit(limit)
         )
+        with self._database.reading() as connection:
+            return [Runnable(SessionId(row.session_id), due_ms=row.due_ms) for row in connection.execute(query)]
 
     def _sessions(self, query: Select[str]) -> list[Runnable]:
         with self._database.reading() as connection:

@@ -22,7 +22,7 @@ COMMANDS = {
     "db": ["upgrade", "check"],
 }
 PATHS = [(), *((name,) for name in COMMANDS), *((name, sub) for name, subs in COMMANDS.items() for sub in subs)]
-NOT_BUILT = {"steer", "interrupt", "merge", "--merge-key", "API", "console", "processes"}
+NOT_BUILT = {"API", "console", "processes"}
 
 
 def offered(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -216,7 +217,26 @@ def test_a_tool_may_send_but_not_wait(service: Service) -> None:
             "input.items[0].id: there is no image_blobs entry 'photo'",
         ),
         ({"agent": "nobody"}, "agent: no worker serves 'nobody'; known agents: support"),
-        ({"when": "steer"}, "when: must be 'queue' or 'reject'"),
+        ({"when": "later"}, "when: must be 'queue', 'steer', 'interrupt', 'reject' or 'merge'"),
+        ({"when": "merge"}, "merge_key: is required with when='merge'"),
+        ({"when": "steer", "merge_key": "m"}, "merge_key: goes with when='merge' only, not with 'steer'"),
+        ({"quiet": 1}, "quiet: goes with when='merge' only, not with 'queue'"),
+        ({"when": "merge", "merge_key": "m", "quiet": "1"}, "quiet: must be seconds or a timedelta, not str"),
+        ({"when": "merge", "merge_key": "m", "quiet": True}, "quiet: must be seconds or a timedelta, not bool"),
+        ({"when": "merge", "merge_key": "m", "quiet": 0}, "quiet: must be from 0.001 to 3600 seconds"),
+        ({"when": "merge", "merge_key": "m", "quiet": math.nan}, "quiet: must be from 0.001 to 3600 seconds"),
+        (
+            {"when": "merge", "merge_key": "m", "quiet": timedelta(hours=2)},
+            "quiet: must be from 0.001 to 3600 seconds",
+        ),
+        (
+            {"when": "merge", "merge_key": "m", "quiet": 1, "available_at": datetime.now(UTC)},
+            "available_at: cannot be given together with a quiet period; choose one",
+        ),
+        (
+            {"when": "interrupt", "available_at": datetime.now(UTC)},
+            "available_at: cannot be given with when='interrupt', which is about now",
+        ),
         ({"context": "x"}, "context: must be an object, not str"),
         ({"idempotency_key": "\n"}, "idempotency_key: must not be empty"),
         (

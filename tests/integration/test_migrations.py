@@ -41,7 +41,10 @@ def test_migrations_leave_nothing_for_autogenerate_to_do(database: Database) -> 
     options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
     with database.reading() as connection:
         context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, metadata) == []
+        found = [str(difference) for difference in compare_metadata(context, metadata)]
+    if database.dialect == "sqlite":  # which does not say of the columns of an index that one is descending
+        found = [difference for difference in found if "ix_lash_batches_ready" not in difference]
+    assert found == []
 
 
 def test_migrations_give_what_the_metadata_creates_down_to_checks_and_index_conditions(database: Database) -> None:

@@ -22,6 +22,8 @@ from tests.scene import MAX_PAYLOAD_BYTES, SESSION, Scene
 PNG = b"\x89PNG\r\n\x1a\nan image"
 PNG_TEXT = base64.b64encode(PNG).decode()
 GOOD: dict[str, Any] = {"session_id": "customer-7", "agent": "support", "text": "hello"}
+MERGE: dict[str, Any] = {"when": "merge", "merge_key": "g"}
+RULES = "must be 'queue', 'steer', 'interrupt', 'reject' or 'merge'"
 EMPTY = {"lash_batches": 0, "lash_blobs": 0, "lash_sessions": 0, "lash_turn_cancels": 0}
 
 
@@ -172,9 +174,38 @@ REFUSED: dict[str, tuple[dict[str, Any], ErrorCode, str, str]] = {
         "context",
         "is 16385 bytes and may be at most 16384",
     ),
-    "a policy of later": ({"when": "steer"}, INVALID, "when", "must be 'queue' or 'reject'"),
-    "policy of another type": ({"when": 3}, INVALID, "when", "must be 'queue' or 'reject'"),
-    "no policy": ({"when": None}, INVALID, "when", "must be 'queue' or 'reject'"),
+    "unknown rule": ({"when": "later"}, INVALID, "when", RULES),
+    "rule of another type": ({"when": 3}, INVALID, "when", RULES),
+    "no rule": ({"when": None}, INVALID, "when", RULES),
+    "merge without a key": ({"when": "merge"}, INVALID, "merge_key", "is required with when='merge'"),
+    "an empty merge key": ({"when": "merge", "merge_key": " "}, INVALID, "merge_key", "must not be empty"),
+    "a merge key without merge": (
+        {"when": "steer", "merge_key": "g"},
+        INVALID,
+        "merge_key",
+        "goes with when='merge' only, not with 'steer'",
+    ),
+    "a quiet period without merge": (
+        {"quiet_ms": 5},
+        INVALID,
+        "quiet_ms",
+        "goes with when='merge' only, not with 'queue'",
+    ),
+    "a quiet period of none": ({**MERGE, "quiet_ms": 0}, INVALID, "quiet_ms", "must be at least 1"),
+    "a quiet period of hours": ({**MERGE, "quiet_ms": 3_600_001}, INVALID, "quiet_ms", "must be at most 3600000"),
+    "a quiet period in seconds": ({**MERGE, "quiet_ms": 0.5}, INVALID, "quiet_ms", "must be an integer, not float"),
+    "a quiet period and a delay": (
+        {**MERGE, "quiet_ms": 5, "available_at_ms": 1},
+        INVALID,
+        "available_at_ms",
+        "cannot be given together with a quiet period; choose one",
+    ),
+    "an interruption of later": (
+        {"when": "interrupt", "available_at_ms": 1},
+        INVALID,
+        "available_at_ms",
+        "cannot be given with when='interrupt', which is about now",
+    ),
     "negative time": ({"available_at_ms": -1}, INVALID, "available_at_ms", "must be at least 0"),
     "time beyond the calendar": (
         {"available_at_ms": 10**18},
@@ -184,7 +215,7 @@ REFUSED: dict[str, tuple[dict[str, Any], ErrorCode, str, str]] = {
     ),
     "time with a fraction": ({"available_at_ms": 1.0}, INVALID, "available_at_ms", "must be an integer, not float"),
     "true for a time": ({"available_at_ms": True}, INVALID, "available_at_ms", "must be an integer, not bool"),
-    "unknown field": ({"merge_key": "g"}, INVALID, "merge_key", "is not a known field"),
+    "unknown field": ({"priority": 1}, INVALID, "priority", "is not a known field"),
     "unknown field with a strange name": ({"x\n" * 100: 1}, INVALID, "x?" * 40 + "…", "is not a known field"),
 }
 
@@ -307,12 +338,25 @@ def test_the_same_input_under_the_same_key_is_stored_and_rung_for_once(scene: Sc
     assert scene.doorbell.rung == [SESSION]
 
 
-@pytest.mark.parametrize("changed", [{"text": "bye"}, {"context": {"x": 1}}, {"when": "reject"}])
+@pytest.mark.parametrize("changed", [{"text": "bye"}, {"context": {"x": 1}}, {"when": "reject"}, {"merge_key": "h"}])
 def test_another_input_under_the_same_key_is_a_conflict(scene: Scene, changed: dict[str, Any]) -> None:
-    scene.send(idempotency_key="msg-1")
+    first = {"idempotency_key": "msg-1", **(MERGE if "merge_key" in changed else {})}
+    scene.send(**first)
     with pytest.raises(IdempotencyConflict):
-        scene.send(**{"idempotency_key": "msg-1", **changed})
+        scene.send(**{**first, **changed})
     assert scene.stored()["lash_batches"] == 1
+
+
+def test_a_quiet_period_is_not_part_of_the_input(scene: Scene) -> None:
+    first = scene.send(**MERGE, idempotency_key="msg-1", quiet_ms=5)
+    assert scene.send(**MERGE, idempotency_key="msg-1", quiet_ms=6) == first
+
+
+def test_input_that_waits_for_quiet_is_not_rung_for(scene: Scene) -> None:
+    scene.send(**MERGE, quiet_ms=5)
+    assert scene.doorbell.rung == []
+    scene.send(**MERGE)
+    assert scene.doorbell.rung == [SESSION]
 
 
 def test_a_message_that_is_delivered_twice_stores_one_input(scene: Scene) -> None:

@@ -238,12 +238,17 @@ def test_a_waiting_cancel_is_told(scene: Scene, turn: OpenedTurn) -> None:
 
 
 def test_early_input_that_waits_is_told_once_it_is_due(scene: Scene, turn: OpenedTurn) -> None:
-    scene.send()
     scene.inject(available_at_ms=scene.clock.now_ms() + 1000)
     assert not scene.store.record([journal_row(turn, "before")])[0].joinable
 
     scene.clock.advance(1)
     assert scene.store.record([journal_row(turn, "after")])[0].joinable
+
+
+def test_early_input_behind_other_input_is_not_told(scene: Scene, turn: OpenedTurn) -> None:
+    scene.send()
+    scene.inject()
+    assert not scene.store.record([journal_row(turn)])[0].joinable
 
 
 def test_a_turn_that_was_given_up_may_still_record_until_another_takes_it(scene: Scene, turn: OpenedTurn) -> None:

@@ -58,6 +58,23 @@ def upgrade() -> None:
     op.create_index(
         "ix_lash_sessions_parent_id", "lash_sessions", ["parent_id"], postgresql_where=where, sqlite_where=where
     )
+    ready = sa.text("state = 'ready'")
+    op.drop_index("ix_lash_batches_ready", "lash_batches")
+    op.create_index(
+        "ix_lash_batches_ready",
+        "lash_batches",
+        ["session_id", sa.text("urgent DESC"), "seq"],
+        postgresql_where=ready,
+        sqlite_where=ready,
+    )
+    quiet = sa.text("state = 'ready' AND quiet_ms IS NOT NULL")
+    op.create_index(
+        "ix_lash_batches_quiet",
+        "lash_batches",
+        ["session_id", "merge_key", "seq"],
+        postgresql_where=quiet,
+        sqlite_where=quiet,
+    )
     op.create_table(
         "lash_frames",
         sa.Column("session_id", sa.Text, nullable=False),
@@ -92,7 +109,13 @@ def downgrade() -> None:
     for table in ("lash_attachments", "lash_states", "lash_frames"):
         op.drop_table(table)
     op.drop_index("ix_lash_sessions_parent_id", "lash_sessions")
+    op.drop_index("ix_lash_batches_quiet", "lash_batches")
+    op.drop_index("ix_lash_batches_ready", "lash_batches")
     for table, columns in reversed(_columns()):
         with op.batch_alter_table(table) as altered:
             for column in reversed(columns):
                 altered.drop_column(column.name)
+    ready = sa.text("state = 'ready'")
+    op.create_index(
+        "ix_lash_batches_ready", "lash_batches", ["session_id", "seq"], postgresql_where=ready, sqlite_where=ready
+    )

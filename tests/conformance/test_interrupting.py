@@ -1,0 +1,131 @@
+"""An urgent input and the cancel of the turn that runs are stored together, over whatever connection, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text, update
+
+from lash_tasks.domain.queue import BatchState
+from lash_tasks.stores.sql import tables
+from lash_tasks.stores.sql.queue import SqlInputQueue
+from tests.conformance.arrange import SESSION, Scene
+from tests.conformance.callers import KINDS_OF_DATABASES, Caller, calling
+from tests.conformance.inputs import OTHER_SESSION, draft, serve
+
+by_every_kind = pytest.mark.parametrize(
+    ("database_url", "kind"),
+    [pytest.param(url, kind, id=f"{url}-{kind.__name__}") for url, kind in KINDS_OF_DATABASES],
+    indirect=["database_url"],
+)
+
+
+@pytest.fixture
+def queue(scene: Scene) -> SqlInputQueue:
+    serve(scene.database)
+    with scene.database.transaction() as connection:
+        connection.execute(text("CREATE TABLE orders (name TEXT)"))
+    return SqlInputQueue(scene.database)
+
+
+@pytest.fixture
+def caller(queue: SqlInputQueue, kind: type[Caller], database_url: str) -> Iterator[Caller]:
+    with calling(kind, database_url) as caller:
+        yield caller
+
+
+def cancels(scene: Scene) -> dict[str, str]:
+    """The turns that are asked to stop, and why."""
+    return {row["turn_id"]: row["reason"] for row in scene.rows(tables.turn_cancels)}
+
+
+def test_the_turn_that_runs_is_asked_to_stop(scene: Scene, queue: SqlInputQueue) -> None:
+    scene.send(session_id=OTHER_SESSION)
+    scene.open(session_id=OTHER_SESSION)
+    scene.send()
+    turn = scene.open()
+    scene.send()
+    sent = draft(urgent=True)
+    queue.enqueue(sent)
+    assert cancels(scene) == {turn.intent.turn_id: f"interrupted by input {sent.id}"}
+    [row] = scene.rows(tables.turn_cancels)
+    assert (row["session_id"], row["requested_at_ms"]) == (SESSION, scene.clock.now_ms())
+    scene.committed(turn)
+    assert [batch.id for batch in scene.open().batches] == [sent.id]
+    assert cancels(scene) == {}
+
+
+def test_where_nothing_runs_it_only_goes_first(scene: Scene, queue: SqlInputQueue) -> None:
+    scene.send()
+    sent = draft(urgent=True)
+    queue.enqueue(sent)
+    assert cancels(scene) == {}
+    assert queue.waiting(SESSION)[0].id == sent.id
+    assert [batch.id for batch in scene.open().batches] == [sent.id]
+
+
+def test_a_duplicate_stops_nothing_again(scene: Scene, queue: SqlInputQueue) -> None:
+    """The first one has done its work; the turn that runs by now is another, perhaps its own."""
+    first, again = (draft(urgent=True, source_key="k") for _ in range(2))
+    assert queue.enqueue(first).created
+    turn = scene.open()
+    assert not queue.enqueue(again).created
+    assert cancels(scene) == {}
+    scene.committed(turn)
+    scene.send()
+    scene.open()
+    assert not queue.enqueue(draft(urgent=True, source_key="k")).created
+    assert cancels(scene) == {}
+
+
+def test_a_turn_that_is_asked_twice_stops_for_the_first_reason(scene: Scene, queue: SqlInputQueue) -> None:
+    scene.send()
+    turn = scene.open()
+    first, second = draft(urgent=True), draft(urgent=True)
+    queue.enqueue(first)
+    queue.enqueue(second)
+    assert cancels(scene) == {turn.intent.turn_id: f"interrupted by input {first.id}"}
+    scene.committed(turn)
+    for expected in (first, second):
+        opened = scene.open()
+        assert ([batch.id for batch in opened.batches], opened.cancel) == ([expected.id], False)
+        scene.committed(opened)
+
+
+def test_a_command_is_let_finish(scene: Scene, queue: SqlInputQueue) -> None:
+    batch_id = scene.send()
+    scene.open()
+    with scene.database.transaction() as connection:
+        connection.execute(update(tables.batches).where(tables.batches.c.id == batch_id).values(kind="command"))
+    queue.enqueue(draft(urgent=True))
+    assert cancels(scene) == {}
+
+
+def test_the_replay_of_a_dead_interruption_waits_its_turn_and_stops_nothing(scene: Scene, queue: SqlInputQueue) -> None:
+    queue.enqueue(dead := draft(urgent=True))
+    scene.committed(scene.open(), dead_reason="attempts_exhausted")
+    scene.send("before")
+    queue.replay(dead.id, draft().id)
+    assert cancels(scene) == {}
+    assert [batch.id for batch in scene.open().batches] == ["before"]
+
+
+@by_every_kind
+@pytest.mark.parametrize("lands", [True, False])
+def test_over_a_callers_connection_both_land_with_the_transaction_or_neither(
+    scene: Scene, queue: SqlInputQueue, caller: Caller, lands: bool
+) -> None:
+    scene.send()
+    turn = scene.open()
+    sent = draft(urgent=True)
+    caller.order()
+    queue.enqueue_with(caller.connection, sent)
+    assert cancels(scene) == {}
+    if not lands:
+        caller.rollback()
+        assert (cancels(scene), queue.find(SESSION, batch_id=sent.id)) == ({}, None)
+        return
+    caller.commit()
+    assert cancels(scene) == {turn.intent.turn_id: f"interrupted by input {sent.id}"}
+    assert scene.batch(sent.id) == (BatchState.READY, None)
