@@ -13,6 +13,7 @@ from lash_tasks.cli.turns import show_turn, turn_document
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
+from lash_tasks.domain.sessions import transcript
 from lash_tasks.domain.turns import TurnRecord
 from lash_tasks.errors import NotFound
 
@@ -58,7 +59,7 @@ def show_session(session: Session, as_json: JsonFlag = False) -> None:
         head = client.stores.sessions.head(name)
         if head is None:
             raise NotFound("session", session)
-        history = [stored.node.message for stored in client.stores.sessions.history(name)]
+        history = transcript(stored.node for stored in client.stores.sessions.history(name))
         if not output.as_json:
             for message in history:
                 _show_message(output, message)

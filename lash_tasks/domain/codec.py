@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from lash_tasks.errors import UnsupportedRecordSchemaVersion
+from lash_tasks.errors import LashError, UnsupportedRecordSchemaVersion
 
 JsonValue = Any
 """A value that JSON can carry. `Any` lives here so that it need not live elsewhere."""
@@ -25,6 +25,8 @@ JsonObject = dict[str, JsonValue]
 SCHEMA_VERSION = 1
 OMITTED = Field(default=None)
 """For an optional field without a default, `Annotated[T | None, OMITTED]`: left out by `to_json`, it reads as None."""
+UNREADABLE = (ValueError, TypeError, LookupError, RecursionError, LashError)
+"""What `decode` raises for bytes that were spoilt, or that a later version has written."""
 MAX_DEPTH = 200
 """How deep a value from outside may be nested. Serialising ends near 250, and the value is stored inside others."""
 MAX_ARGUMENTS_DEPTH = 100

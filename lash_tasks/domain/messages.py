@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -77,9 +77,11 @@ Part = Annotated[TextPart | ImagePart | ReasoningPart | ToolCallPart | ToolResul
 class Origin:
     """Where a message came from when it is not simply the user or the model."""
 
-    kind: Literal["injected", "runtime"]
+    kind: Literal["injected", "runtime", "plugin"]
     batch_id: str | None = None
     source_key: str | None = None
+    transient: Literal[True] | None = None
+    """Of a plugin: for the model's eyes now, and never kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,10 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
     origin: Origin | None = None
+
+    @property
+    def is_transient(self) -> bool:
+        return self.origin is not None and self.origin.transient is True
 
 
 def text_of(message: Message) -> str:
@@ -105,3 +111,27 @@ def unanswered_calls(messages: tuple[Message, ...]) -> tuple[ToolCallPart, ...]:
             elif isinstance(part, ToolResultPart):
                 open_calls.pop(part.call_id, None)
     return tuple(open_calls.values())
+
+
+def without_broken_rounds(messages: list[Message]) -> list[Message]:
+    """The messages without tool calls that have no result and results that have no call: providers refuse both.
+
+    A committed turn has neither. A path that branches off in the middle of a round, or has lost a node, may.
+    """
+    open_calls: dict[CallId, tuple[int, int]] = {}  # ids are unique within a turn only
+    broken: set[tuple[int, int]] = set()
+    for at, message in enumerate(messages):
+        for index, part in enumerate(message.parts):
+            if isinstance(part, ToolCallPart):
+                if part.call_id in open_calls:
+                    broken.add(open_calls[part.call_id])
+                open_calls[part.call_id] = (at, index)
+            elif isinstance(part, ToolResultPart) and open_calls.pop(part.call_id, None) is None:
+                broken.add((at, index))
+    broken.update(open_calls.values())
+    if not broken:
+        return messages
+    return [
+        replace(message, parts=tuple(part for index, part in enumerate(message.parts) if (at, index) not in broken))
+        for at, message in enumerate(messages)
+    ]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from lash_tasks.domain.codec import OMITTED, decode, encode
+from lash_tasks.domain.codec import OMITTED, UNREADABLE, decode, encode
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
 from lash_tasks.domain.inputs import Blob, QueuedInput
+from lash_tasks.domain.messages import TextPart
 
 
 class When(StrEnum):
@@ -143,8 +144,25 @@ class JoinedInput:
 
 def encode_joined(batches: Sequence[BatchRecord]) -> bytes:
     """The recorded outcome of a checkpoint: the inputs and, with them, the claim (effects §16, W-6)."""
-    joined = tuple(JoinedInput(batch.id, batch.source_key, decode(QueuedInput, batch.payload)) for batch in batches)
+    joined = tuple(JoinedInput(batch.id, batch.source_key, _readable(batch)) for batch in batches)
     return encode(tuple[JoinedInput, ...], joined)
+
+
+def input_problem(batch: BatchRecord) -> str | None:
+    """Why the batch's input cannot be read, if so."""
+    try:
+        decode(QueuedInput, batch.payload)
+    except UNREADABLE as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def _readable(batch: BatchRecord) -> QueuedInput:
+    """The input. One that cannot be read joins as words that say so, lest the turn that it meets dies of it."""
+    if input_problem(batch) is not None:
+        return QueuedInput(batch.agent, (TextPart("[An input that could not be read.]"),))
+    item: QueuedInput = decode(QueuedInput, batch.payload)
+    return item
 
 
 def decode_joined(outcome: bytes) -> tuple[JoinedInput, ...]:

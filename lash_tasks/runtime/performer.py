@@ -14,7 +14,7 @@ from lash_tasks.domain.ids import BlobRef
 from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.journal import EffectState, RecordReply
 from lash_tasks.domain.models import DEFAULT_OPTIONS
-from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined
+from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined, input_problem
 from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnContext, tool_cancelled, tool_failure
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import ErrorCode, LashError, NotFound, StoreUnavailable
@@ -268,6 +268,9 @@ class EffectPerformer:
         match taken:
             case CheckpointTaken(batches):
                 self._services.reached(CrashPoint.AFTER_CHECKPOINT)
+                for batch in batches:
+                    if (problem := input_problem(batch)) is not None:
+                        log.error("an input cannot be read", extra={"batch_id": batch.id, "problem": problem})
                 return decode_joined(encode_joined(batches))
             case CheckpointRefused.EMPTY:
                 return ()

@@ -13,7 +13,7 @@ from typing import Self
 
 from lash_tasks.domain.ids import NodeId, SessionId
 from lash_tasks.domain.messages import Part, TextPart, ToolCallPart, ToolResultPart
-from lash_tasks.domain.sessions import Node, Place, StoredNode
+from lash_tasks.domain.sessions import Node, Place, StoredNode, transcript
 from lash_tasks.machine.projection import NOTHING_SAID, Transcript
 
 MAX_BYTES = 128 * 1024 * 1024
@@ -44,7 +44,7 @@ class WarmSession:
             revision=revision,
             leaf=nodes[-1].node.node_id,
             place=nodes[-1].place,
-            transcript=self.transcript.grown([stored.node.message for stored in nodes]),
+            transcript=self.transcript.grown(transcript(stored.node for stored in nodes)),
             size=self.size + sum(_size(stored.node) for stored in nodes),
         )
 
@@ -82,7 +82,8 @@ class WarmSessions:
 
 
 def _size(node: Node) -> int:
-    return _MESSAGE_BYTES + _BYTES_PER_CHARACTER * sum(map(_characters, node.message.parts))
+    parts = () if node.message is None else node.message.parts
+    return _MESSAGE_BYTES + _BYTES_PER_CHARACTER * sum(map(_characters, parts))
 
 
 def _characters(part: Part) -> int:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 from sqlalchemy import RowMapping
 
-from lash_tasks.domain.codec import decode, encode, parse
+from lash_tasks.domain.codec import UNREADABLE, decode, encode, parse
 from lash_tasks.domain.ids import BatchId, NodeId, ReplayKey, SessionId, TurnId
 from lash_tasks.domain.journal import EffectState, RecordedEffect
 from lash_tasks.domain.messages import Message
 from lash_tasks.domain.queue import BatchKind, BatchRecord, BatchState
-from lash_tasks.domain.sessions import Node, StoredNode
+from lash_tasks.domain.sessions import Content, Node, Record, StoredNode, Unreadable
 from lash_tasks.domain.turns import TurnIntent
 from lash_tasks.stores.protocols import TurnCommit
+
+_log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any] | RowMapping
 
@@ -90,8 +93,19 @@ def recorded_effect(row: Row, intent: TurnIntent) -> RecordedEffect:
 
 def stored_node(row: Row) -> StoredNode:
     parent = None if row["parent_id"] is None else NodeId(row["parent_id"])
-    node = Node(NodeId(row["node_id"]), parent, decode(Message, row["message"]), row["frame_id"])
+    node = Node(NodeId(row["node_id"]), parent, _content(row), row["frame_id"])
     return StoredNode(row["revision"], row["ordinal"], node)
+
+
+def _content(row: Row) -> Content:
+    """A session must not rest on every byte of its past: what cannot be decoded is passed over, and logged."""
+    try:
+        content: Content = decode(Message if row["kind"] is None else Record, row["message"])
+    except UNREADABLE as error:
+        extra = {"session_id": row["session_id"], "node_id": row["node_id"], "error": str(error)}
+        _log.error("a node of the history cannot be read", extra=extra)
+        return Unreadable(str(error))
+    return content
 
 
 def all_nodes(commit: TurnCommit) -> tuple[Node, ...]:
@@ -101,6 +115,19 @@ def all_nodes(commit: TurnCommit) -> tuple[Node, ...]:
     return (*commit.nodes, *(replace(node, frame_id=commit.frame.frame_id) for node in commit.frame.nodes))
 
 
-def message_bytes(node: Node) -> bytes:
+def content_bytes(node: Node) -> bytes:
     """The column `message` of a node."""
-    return encode(Message, node.message)
+    match node.content:
+        case Message():
+            return encode(Message, node.content)
+        case Record():
+            return encode(Record, node.content)
+        case Unreadable():
+            raise TypeError("a node that could not be read is not written")
+        case _:
+            assert_never(node.content)
+
+
+def node_kind(node: Node) -> str | None:
+    """The column `kind` of a node."""
+    return node.content.kind if isinstance(node.content, Record) else None

@@ -242,12 +242,13 @@ stamped AS (
     outcome = %(outcome)s::text, stamp = %(stamp)s::text, result = %(result)s::bytea
   FROM head CROSS JOIN clock WHERE session_id = %(session_id)s::text AND turn_id = %(turn_id)s::text),
 grown AS (
-  INSERT INTO lash_nodes (session_id, revision, ordinal, node_id, parent_id, frame_id, message, parent_revision,
-    parent_ordinal)
-  SELECT %(session_id)s::text, head.head_revision, x.place - 1, x.node_id, x.parent_id, x.frame_id, x.message,
+  INSERT INTO lash_nodes (session_id, revision, ordinal, node_id, parent_id, frame_id, message, kind,
+    parent_revision, parent_ordinal)
+  SELECT %(session_id)s::text, head.head_revision, x.place - 1, x.node_id, x.parent_id, x.frame_id, x.message, x.kind,
     CASE WHEN x.place = 1 THEN %(leaf_revision)s::bigint END, CASE WHEN x.place = 1 THEN %(leaf_ordinal)s::int END
   FROM head CROSS JOIN unnest(%(node_ids)s::text[], %(parent_ids)s::text[], %(frame_ids)s::text[],
-    %(messages)s::bytea[]) WITH ORDINALITY AS x(node_id, parent_id, frame_id, message, place)),
+    %(messages)s::bytea[], %(node_kinds)s::text[]) WITH ORDINALITY
+    AS x(node_id, parent_id, frame_id, message, kind, place)),
 counted AS (
   INSERT INTO lash_usage (session_id, effect_key, source, model, input_tokens, output_tokens, cached_input_tokens,
     reasoning_tokens, counted_at_ms)

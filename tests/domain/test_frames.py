@@ -106,4 +106,4 @@ def test_the_nodes_of_a_frame_are_a_path_of_their_own() -> None:
 
     assert (first.node_id, first.parent_id, first.frame_id) == ("m3.4", None, "plan")
     assert (second.node_id, second.parent_id, second.frame_id) == ("m3.5", "m3.4", "plan")
-    assert (second.message.id, second.message.parts) == ("m3.5", (TextPart("b"),))
+    assert second.content == Message(MessageId("m3.5"), Role.USER, (TextPart("b"),))

@@ -106,6 +106,7 @@ def _turns(client: Client, sessions: Iterable[SessionId]) -> list[TurnSeen]:
 
 def _said(session: SessionId, stored: StoredNode) -> Said:
     message = stored.node.message
+    assert message is not None, "these sessions hold messages only"
     named = re.match(r"m(\d+)\.", message.id)
     results = tuple(part.call_id for part in message.parts if isinstance(part, ToolResultPart))
     return Said(

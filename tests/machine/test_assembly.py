@@ -146,7 +146,7 @@ def test_a_bare_traceback_is_kept_raw_and_not_shown() -> None:
 def test_the_final_answer_is_in_the_history_once() -> None:
     result = assemble(ended(answers("Hi."), NOTHING), None, attempt=1)
 
-    assert [node.message.id for node in result.nodes] == ["m1.0", "m1.1"]
+    assert [node.node_id for node in result.nodes] == ["m1.0", "m1.1"]
 
 
 def test_the_result_names_its_turn() -> None:

@@ -267,7 +267,8 @@ class Stage:
 
     def messages(self) -> list[Message]:
         with self.reading() as stores:
-            return [stored.node.message for stored in stores.sessions.history(SESSION)]
+            history = stores.sessions.history(SESSION)
+            return [stored.node.message for stored in history if stored.node.message is not None]
 
     def transcript(self) -> list[Any]:
         """The session's messages as JSON."""

@@ -10,7 +10,7 @@ import pytest
 from lash_tasks.domain.ids import NodeId, TurnId, blob_ref
 from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.queue import BatchState
-from lash_tasks.domain.sessions import Node, Place
+from lash_tasks.domain.sessions import Node, Place, transcript
 from lash_tasks.stores.protocols import (
     CommitRefused,
     Committed,
@@ -47,7 +47,7 @@ def grow(scene: Scene, *numbers: int, leaf: Place | None = None, **changed: Any)
 
 
 def shown(opened: OpenedTurn) -> list[str]:
-    return [text_of(stored.node.message) for stored in opened.history]
+    return [text_of(message) for message in transcript(stored.node for stored in opened.history)]
 
 
 def seen(scene: Scene, known_revision: int = 0) -> tuple[list[str], bool]:
@@ -168,7 +168,7 @@ def test_a_frame_shows_its_seed_and_what_comes_later_and_nothing_older(scene: Sc
     grow(scene, 1, frame=opening("f2", node(8, "seed", parent=1)))
     opened = turn(scene)
     assert (opened.frame_id, shown(opened), opened.whole) == ("f2", ["seed"], True)
-    tagged = Node(NodeId("m2"), NodeId("m8"), node(2, "in it").message, "f2")
+    tagged = Node(NodeId("m2"), NodeId("m8"), node(2, "in it").content, "f2")
     scene.committed(opened, nodes=(tagged,), leaf=Place(1, 1), stamp="stamp-2")
     assert seen(scene) == (["seed", "in it"], True)
     assert [(row["revision"], row["ordinal"], row["frame_id"]) for row in scene.rows(tables.nodes)] == [
