@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
-from lash_tasks.clock import SystemClock
+from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.errors import ConfigurationError, StoreUnavailable
 from lash_tasks.stores.sql.pipeline import leave_unprepared, pipelined
 
@@ -30,6 +30,7 @@ POSTGRES_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 BUSY_TIMEOUT_SECONDS = 15.0
 """How long a SQLite writer waits for another, in this process or another one."""
+BUSY_PAUSE_SECONDS = 0.01
 
 _SESSION_SETTINGS = (
     "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
@@ -235,8 +236,21 @@ def _prepare_postgres(connection: psycopg.Connection[TupleRow], _record: object)
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver would begin transactions of its own, deferred ones
-    connection.execute("PRAGMA journal_mode = WAL")
+    _switch_to_wal(connection, SystemClock())
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _switch_to_wal(connection: sqlite3.Connection, clock: Clock) -> None:
+    """SQLite's own waiting is not for this: two who open a new file would wait for each other, so one is refused."""
+    never, until = threading.Event(), clock.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or clock.monotonic() >= until:
+                raise
+        clock.wait(never, BUSY_PAUSE_SECONDS)
 
 
 def _refuse_to_connect(*_: object) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -112,6 +113,22 @@ def test_a_sqlite_file_is_made_with_its_directory_and_written_safely(tmp_path: P
 
     assert (tmp_path / ".lash" / "lash.db").exists()
     assert pragmas == ["wal", 2]
+
+
+def test_a_sqlite_file_that_somebody_is_just_making_is_waited_for(tmp_path: Path) -> None:
+    """A client looked whether the stack was there while the stack made its file. SQLite gives one of two who switch a
+    file to WAL up at once, and it was the stack, which did not start."""
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (a)")
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as thread:
+        opening = thread.submit(Database.open, f"sqlite:///{path}")
+        with pytest.raises(TimeoutError):
+            opening.result(0.1)
+        other.execute("COMMIT")
+        opening.result(10).close()
+    other.close()
 
 
 def test_another_process_of_a_sqlite_file_waits_for_its_writer(sqlite_url: str) -> None:

@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from lash_tasks import Client, Settings
 from lash_tasks.errors import LashError
 from lash_tasks.observation.receipts import ReceiptState
 from tests.embedded.application import AGENT, application, lines
 from tests.services import wait_until
 
-PATIENCE = 30.0
+pytestmark = pytest.mark.timeout(300)  # on a busy machine a Python process takes long to start
+
+PATIENCE = 60.0
 """A small part of the application's lease: what is answered within it has not waited for one."""
 
 
