@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lash_tasks.stores.sql.schema import include_object as include_object
     from lash_tasks.tools.agents import Agent as Agent
     from lash_tasks.tools.context import ToolContext as ToolContext
+    from lash_tasks.tools.control import SwitchFrame as SwitchFrame
     from lash_tasks.tools.definition import tool as tool
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "OpenAI": "lash_tasks.providers.named",
     "Receipt": "lash_tasks.client",
     "Settings": "lash_tasks.settings",
+    "SwitchFrame": "lash_tasks.tools.control",
     "TextItem": "lash_tasks.domain.inputs",
     "ToolContext": "lash_tasks.tools.context",
     "TurnContext": "lash_tasks.domain.turns",
@@ -67,6 +69,7 @@ __all__ = [
     "OpenAI",
     "Receipt",
     "Settings",
+    "SwitchFrame",
     "TextItem",
     "ToolContext",
     "TurnContext",

@@ -13,12 +13,12 @@ from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.inputs import TurnInput
 from lash_tasks.domain.queue import When
-from lash_tasks.domain.turns import AssembledTurn
+from lash_tasks.domain.turns import AgentFrameRun, AssembledTurn
 from lash_tasks.domain.usage import SessionUsageReport, TokenLedgerEntry, UsageTotal, prompt_usage, usage_report
 from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound, PayloadTooLarge
 from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
-from lash_tasks.observation.receipts import ReceiptStatus, read_status, wait_for_result
+from lash_tasks.observation.receipts import ReceiptStatus, read_status, wait_for_run
 from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, SendRequest
 from lash_tasks.runtime.ingress_requests import MAX_QUIET_MS, check_name
 from lash_tasks.settings import Settings
@@ -209,6 +209,8 @@ class Receipt:
     def status(self) -> ReceiptStatus:
         """`queued`, `running`, `committed(turn)`, `cancelled` or `dead(reason)`, as SQL has it now.
 
+        A switch to another frame leaves it `running`, in the turn that follows.
+
         Raises SessionDeleted, and NotFound when the input's row was pruned or its transaction has not committed.
         """
         return read_status(self._client._sources, *self._ids)
@@ -216,12 +218,17 @@ class Receipt:
     def result(self, timeout: float | None = None) -> AssembledTurn:
         """The turn that answers the input, once it is committed and whatever its outcome: see `turn.ok`.
 
-        Raises ResultTimeout after `timeout` seconds (the work goes on: ask again), InputCancelled,
-        InputDeadLettered, SessionDeleted, and BlockingWaitInWorker inside a worker.
+        Where tools switched frames it is the last turn, see `run`. Raises ResultTimeout after `timeout` seconds (the
+        work goes on: ask again), InputCancelled, InputDeadLettered, SessionDeleted, and BlockingWaitInWorker inside a
+        worker.
         """
+        return self.run(timeout).final_turn
+
+    def run(self, timeout: float | None = None) -> AgentFrameRun:
+        """All turns that answer the input: one, and one more for each switch to another frame. Raises as `result`."""
         if self._client._parts.in_worker():
             raise BlockingWaitInWorker
-        return wait_for_result(self._client._sources, *self._ids, timeout)
+        return wait_for_run(self._client._sources, *self._ids, timeout)
 
     def ring(self) -> None:
         """Ring for the session: after a `connection=` commit that could not say so. A ring too many does no harm."""

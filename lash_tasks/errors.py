@@ -14,6 +14,7 @@
     ├── ResultTimeout             the work goes on
     ├── InputCancelled
     ├── InputDeadLettered
+    ├── EmptyAgentFrameRun
     ├── LeaseStoreUnavailable     Redis cannot be reached (retryable)
     └── StoreError
         ├── StoreUnavailable      the database cannot be reached or gave up (retryable)
@@ -262,6 +263,15 @@ class InputDeadLettered(LashError):
             f"input {self.args[0]!r} was dead-lettered ({self.args[1]}); "
             f"mend the cause, then: lash-tasks queue replay {self.args[0]}"
         )
+
+
+class EmptyAgentFrameRun(LashError):
+    """The final turn of a run that has no turns."""
+
+    code = ErrorCode.EMPTY_AGENT_FRAME_RUN
+
+    def sentence(self) -> str:
+        return "a run of agent frames has at least one turn, and this one has none; wait for receipt.run()"
 
 
 class LeaseStoreUnavailable(LashError):

@@ -166,6 +166,7 @@ def open_worker(
     services = RuntimeServices(
         clock=clock,
         turns=stores.turns,
+        frames=stores.frames,
         fleet=stores.fleet,
         work=stores.work,
         blobs=stores.blobs,

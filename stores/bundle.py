@@ -11,6 +11,7 @@ from lash_tasks.stores.protocols import (
     Admissions,
     BlobStore,
     Fleet,
+    FrameStore,
     InputQueue,
     Leases,
     LiveReplay,
@@ -22,6 +23,7 @@ from lash_tasks.stores.protocols import (
 from lash_tasks.stores.sql.blobs import SqlBlobStore
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
+from lash_tasks.stores.sql.frames import SqlFrameStore
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.turns import SqlTurnStore
@@ -35,6 +37,7 @@ class Stores:
     queue: InputQueue
     turns: TurnStore
     sessions: SessionStore
+    frames: FrameStore
     fleet: Fleet
     work: WorkStore
     blobs: BlobStore
@@ -69,6 +72,7 @@ def open_stores(
         queue=SqlInputQueue(database),
         turns=SqlTurnStore(database, worker_ttl_ms=settings.lease_ttl_ms),
         sessions=SqlSessionStore(database),
+        frames=SqlFrameStore(database),
         fleet=SqlFleet(database, worker_ttl_ms=settings.lease_ttl_ms),
         work=SqlWorkStore(database, worker_ttl_ms=settings.lease_ttl_ms),
         blobs=SqlBlobStore(database),

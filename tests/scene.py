@@ -13,29 +13,35 @@ from lash_tasks.clock import FakeClock
 from lash_tasks.domain.activity import ActivityType, TurnActivity
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import JsonValue, decode, encode
+from lash_tasks.domain.frames import FrameSwitch
 from lash_tasks.domain.ids import BatchId, MessageId, NodeId, SessionId, TurnId, WorkerId
 from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.messages import Message, Role, TextPart
 from lash_tasks.domain.sessions import Node
 from lash_tasks.domain.turns import (
+    AgentFrameSwitch,
     AssembledTurn,
     AssistantOutput,
     ExecutionSummary,
     OutputState,
     StopKind,
+    TurnOutcome,
     TurnStatus,
     finished,
+    outcome_kind,
     stopped,
 )
 from lash_tasks.domain.usage import NO_USAGE, UsageEntry
 from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.observation.listening import WOKEN, Pace, Sources
+from lash_tasks.runtime.frame_runs import continuation
 from lash_tasks.runtime.ingress import Ingress, SendRequest
 from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.protocols import Committed, LiveBatch, LiveGap, LiveReplay, OpenedTurn, OpenRequest, TurnCommit
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
+from lash_tasks.stores.sql.frames import SqlFrameStore
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.turns import SqlTurnStore
@@ -122,6 +128,7 @@ class Scene:
         self.queue = SqlInputQueue(self.database)
         self.turns = SqlTurnStore(self.database, worker_ttl_ms=6000)
         self.sessions = SqlSessionStore(self.database)
+        self.frames = SqlFrameStore(self.database)
         self.live = Outages(open_memory_stores(clock=self.clock).live)
         self.ingress = Ingress(
             queue=self.queue,
@@ -178,15 +185,21 @@ class Scene:
         *,
         dead_reason: str | None = None,
         usage: tuple[UsageEntry, ...] = (),
+        switch: FrameSwitch | None = None,
     ) -> None:
         """Commit the turn and tell nobody."""
         intent = opened.intent
+        first_input: QueuedInput = decode(QueuedInput, opened.batches[0].payload)
+        onward = continuation(self.frames, opened, switch, 2, first_input)
+        outcome: TurnOutcome = finished(text) if dead_reason is None else stopped(StopKind.RUNTIME_ERROR)
+        if switch is not None:
+            outcome = AgentFrameSwitch(switch.frame_id, switch.task)
         turn = AssembledTurn(
             session_id=intent.session_id,
             turn_id=intent.turn_id,
             turn_index=intent.turn_index,
             status=TurnStatus.COMMITTED,
-            outcome=finished(text) if dead_reason is None else stopped(StopKind.RUNTIME_ERROR),
+            outcome=outcome,
             assistant_output=AssistantOutput(text, text, OutputState.USABLE),
             execution=ExecutionSummary(),
             token_usage=NO_USAGE,
@@ -205,13 +218,15 @@ class Scene:
                 batch_ids=intent.batch_ids,
                 refuse_if_joinable=False,
                 agent=intent.agent,
-                context_digest=context_digest(decode(QueuedInput, opened.batches[0].payload).context),
-                nodes=(Node(NodeId(message.id), None, message),),
+                context_digest=context_digest(first_input.context),
+                nodes=(Node(NodeId(message.id), None, message, opened.frame_id),),
                 usage=usage,
                 stamp="stamp",
-                outcome="finished",
+                outcome=outcome_kind(outcome),
                 result=encode(AssembledTurn, turn),
                 dead_reason=dead_reason,
+                frame=None if onward is None else onward.frame,
+                follow_up=None if onward is None else onward.follow_up,
             )
         )
         assert isinstance(committed, Committed), committed

@@ -83,6 +83,8 @@ class Transcript:
                 return f"… live events were lost ({data.get('reason')})"
             case "committed":
                 return f"✓ turn {data['turn_index']} committed"
+            case "agent_frame_switched":
+                return f"⇢ goes on in frame {data['frame_id']}: {data['task']}"
             case "model_request_started" | "usage" | "reasoning_delta":
                 return None
             case other:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from lash_tasks.domain.codec import JsonObject, scrub, short_digest
-from lash_tasks.domain.ids import MessageId, NodeId, SessionId, TurnId, message_id, name_problem
+from lash_tasks.domain.codec import JsonObject, digest, scrub, short_digest
+from lash_tasks.domain.ids import BatchId, MessageId, NodeId, SessionId, TurnId, message_id, name_problem
 from lash_tasks.domain.messages import Message, Origin, Part, Role, TextPart, ToolCallPart, ToolResultPart
 from lash_tasks.domain.sessions import Node
 
@@ -27,6 +27,10 @@ COMPACTION = "compaction"
 
 _MARK = ":agent-frame:"
 _FOLLOW_UP = re.compile(rf"(.+){_MARK}([1-9][0-9]{{0,8}})", re.DOTALL)
+
+
+Initial = str | Mapping[str, str] | Message
+"""A message that a frame begins with: a text of the user, a mapping of `role` and `text`, or one of the session's."""
 
 
 class FrameStatus(StrEnum):
@@ -109,6 +113,11 @@ def follow_up_turn_id(turn_id: TurnId) -> TurnId:
     return TurnId(f"{root}{_MARK}{number + 1}")
 
 
+def task_batch_id(session_id: SessionId, turn_id: TurnId) -> BatchId:
+    """The input of a turn that follows a switch: known to whoever knows the turn."""
+    return BatchId("task-" + digest([session_id, turn_id])[:32])
+
+
 def frame_number(turn_id: TurnId) -> tuple[TurnId, int]:
     """The turn that began the run, and which turn after it this one is; 0 for that turn itself."""
     match = _FOLLOW_UP.fullmatch(turn_id)
@@ -146,7 +155,7 @@ def _seed(item: object, where: str) -> Seed:
         case Message():
             if not item.parts:
                 raise ValueError(f"{where} is a message without content")
-            return Seed(item.role, item.parts, item.origin)
+            return Seed(item.role, item.parts, None if item.is_transient else item.origin)
         case str():
             role, text = Role.USER, item
         case Mapping() if set(item) == {"role", "text"} and isinstance(item["text"], str):

@@ -14,6 +14,7 @@ from lash_tasks.domain.frames import FrameSwitch
 from lash_tasks.domain.ids import BatchId, CallId, SessionId, TurnId
 from lash_tasks.domain.messages import ToolStatus
 from lash_tasks.domain.usage import TokenUsage
+from lash_tasks.errors import EmptyAgentFrameRun
 
 T = TypeVar("T")
 
@@ -220,6 +221,24 @@ class AssembledTurn:
         if not self.ok:
             raise ValueError("a turn that did not finish has no output; look at outcome and errors")
         return TypeAdapter[JsonValue](kind).validate_json(canonical(self.output))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFrameRun:
+    """The turns that answer one input, in order: all but the last ended with a switch to another frame."""
+
+    turns: tuple[AssembledTurn, ...]
+
+    @property
+    def final_turn(self) -> AssembledTurn:
+        """The turn that answers; EmptyAgentFrameRun if there is none."""
+        if not self.turns:
+            raise EmptyAgentFrameRun
+        return self.turns[-1]
+
+    @property
+    def frame_switch_count(self) -> int:
+        return sum(isinstance(turn.outcome, AgentFrameSwitch) for turn in self.turns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,8 @@ class TurnResult:
     usage: tuple[UsageEntry, ...]
     batch_ids: tuple[BatchId, ...]
     stamp: str
+    messages: int
+    """How many messages the turn added, those included that are not kept."""
     switch: FrameSwitch | None = None
     """What the turn ends with, if its run goes on in another frame."""
 
@@ -92,6 +94,7 @@ def assemble(
         usage=turn.usage,
         batch_ids=(*turn.intent.batch_ids, *turn.joined),
         stamp=_stamp(turn.intent.turn_index, outcome, turn.added),
+        messages=len(turn.added),
         switch=_switch(turn) if isinstance(outcome, AgentFrameSwitch) else None,
     )
 

@@ -16,8 +16,9 @@ from enum import StrEnum
 
 from lash_tasks.domain.activity import ActivityType, TurnActivity
 from lash_tasks.domain.codec import JsonObject, to_json
+from lash_tasks.domain.frames import follow_up_turn_id
 from lash_tasks.domain.ids import SessionId, TurnId
-from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
+from lash_tasks.domain.turns import AgentFrameSwitch, AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.errors import InvalidInput, SessionDeleted
 from lash_tasks.observation.cursors import parse_cursor
 from lash_tasks.observation.listening import Listener, Sources
@@ -40,6 +41,8 @@ class Marker(StrEnum):
     """`turn_id` is run again (`attempt`): what was seen of it so far does not count."""
     GAP = "gap"
     """Live events were lost (`reason`). Committed turns are not."""
+    AGENT_FRAME_SWITCHED = "agent_frame_switched"
+    """Behind a committed turn: its run goes on in `frame_id` with `task`, in the turn `follow_up`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,10 @@ class _Follower:
                 self._place = replace(self._place, turn_index=turn.turn_index)
                 self._over.append(turn.turn_id)
                 yield self._event(ActivityType.COMMITTED, to_json(AssembledTurn, turn.result), turn.turn_id)
+                if isinstance(switch := turn.result.outcome, AgentFrameSwitch):
+                    follow_up = follow_up_turn_id(turn.turn_id)
+                    switched = {"frame_id": switch.frame_id, "task": switch.task, "follow_up": follow_up}
+                    yield self._event(Marker.AGENT_FRAME_SWITCHED, switched, turn.turn_id)
 
     # ------------------------------------------------------------ the stream
 

@@ -1,4 +1,7 @@
-"""What has become of an input: its status as SQL has it, and the wait for the turn that answers it."""
+"""What has become of an input: its status as SQL has it, and the wait for the turns that answer it.
+
+A turn that switched frames is not the end of it: its task is an input of its own, whose turn follows.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from enum import StrEnum
 from typing import assert_never
 
 from lash_tasks.domain.activity import ActivityType
+from lash_tasks.domain.frames import follow_up_turn_id, task_batch_id
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
 from lash_tasks.domain.queue import BatchRecord, BatchState
-from lash_tasks.domain.turns import AssembledTurn
+from lash_tasks.domain.turns import AgentFrameRun, AgentFrameSwitch, AssembledTurn, TurnRecord
 from lash_tasks.errors import InputCancelled, InputDeadLettered, NotFound, ResultTimeout, SessionDeleted
 from lash_tasks.observation.listening import Listener, Sources
 from lash_tasks.stores.protocols import LiveGap
@@ -29,7 +33,10 @@ class ReceiptState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReceiptStatus:
-    """Where an input stands. `turn_id` is there while it runs and after, `reason` when it is dead."""
+    """Where an input stands. `turn_id` is there while it runs and after, `reason` when it is dead.
+
+    While tools switch frames it is the turn of the frame that the input has come to.
+    """
 
     state: ReceiptState
     turn_id: TurnId | None = None
@@ -54,7 +61,10 @@ def read_status(sources: Sources, session_id: SessionId, input_id: BatchId) -> R
         case BatchState.CLAIMED:
             return ReceiptStatus(ReceiptState.RUNNING, batch.turn_id)
         case BatchState.CONSUMED:
-            return ReceiptStatus(ReceiptState.COMMITTED, batch.turn_id)
+            task = _task_behind(sources.sessions.turn(session_id, batch.turn_id or TurnId("")))
+            if task is None:
+                return ReceiptStatus(ReceiptState.COMMITTED, batch.turn_id)
+            return read_status(sources, session_id, task)
         case BatchState.CANCELLED:
             return ReceiptStatus(ReceiptState.CANCELLED)
         case BatchState.DEAD:
@@ -63,10 +73,10 @@ def read_status(sources: Sources, session_id: SessionId, input_id: BatchId) -> R
             assert_never(batch.state)
 
 
-def wait_for_result(
+def wait_for_run(
     sources: Sources, session_id: SessionId, input_id: BatchId, timeout: float | None = None
-) -> AssembledTurn:
-    """The turn that answers the input, once it is committed and whatever its outcome.
+) -> AgentFrameRun:
+    """The turns that answer the input, once the last one is committed and whatever its outcome.
 
     Raises ResultTimeout after `timeout` seconds (the work goes on), InputCancelled, InputDeadLettered,
     SessionDeleted, NotFound, StoreUnavailable. SQL is read at least once a second, so that a worker that dies
@@ -75,17 +85,21 @@ def wait_for_result(
     clock = sources.clock
     deadline = math.inf if timeout is None else clock.monotonic() + timeout
     listener = Listener(sources, session_id, stop=threading.Event())
+    turns: list[AssembledTurn] = []
+    waiting: BatchId | None = input_id
     while True:
         listener.attend()
-        turn = _answer(sources, session_id, input_id)
-        if turn is not None:
-            return turn
+        while waiting is not None and (record := _answer(sources, session_id, waiting)) is not None:
+            turns += [record.result] if record.result is not None else []
+            waiting = _task_behind(record)
+        if waiting is None:
+            return AgentFrameRun(tuple(turns))
         if timeout is not None and clock.monotonic() >= deadline:
             raise ResultTimeout(session_id, timeout)
         _wait_for_commit(listener, sources, deadline)
 
 
-def _answer(sources: Sources, session_id: SessionId, input_id: BatchId) -> AssembledTurn | None:
+def _answer(sources: Sources, session_id: SessionId, input_id: BatchId) -> TurnRecord | None:
     batch = _batch(sources, session_id, input_id)
     match batch.state:
         case BatchState.READY | BatchState.CLAIMED:
@@ -99,9 +113,16 @@ def _answer(sources: Sources, session_id: SessionId, input_id: BatchId) -> Assem
             turn = sources.sessions.turn(session_id, turn_id)
             if turn is None or turn.result is None:
                 raise _gone(sources, session_id, NotFound("turn", turn_id))
-            return turn.result
+            return turn
         case _:
             assert_never(batch.state)
+
+
+def _task_behind(turn: TurnRecord | None) -> BatchId | None:
+    """The input with which the turn's run goes on in another frame, if it does."""
+    if turn is None or turn.result is None or not isinstance(turn.result.outcome, AgentFrameSwitch):
+        return None
+    return task_batch_id(turn.session_id, follow_up_turn_id(turn.turn_id))
 
 
 def _wait_for_commit(listener: Listener, sources: Sources, deadline: float) -> None:

@@ -31,6 +31,7 @@ from lash_tasks.machine.effects import (
 from lash_tasks.machine.requests import ModelError, ModelOutcome, TerminalReason
 from lash_tasks.ports import OPEN_GATE, Interrupted, InterruptReason, ModelCall, ProviderFailure, ToolInvocation
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.frame_runs import refused_if_superseded
 from lash_tasks.runtime.journal import TurnJournal, patiently
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.services import RuntimeServices
@@ -59,6 +60,7 @@ class EffectPerformer:
         self._services = services
         self._opened = opened
         self._agent = agent
+        self.first_input = first_input
         self._context = first_input.context
         self._turn = TurnContext(
             session_id=opened.intent.session_id,
@@ -239,6 +241,12 @@ class EffectPerformer:
                 self._show_completed(call, tool_cancelled())
             raise
         self._services.reached(CrashPoint.AFTER_PERFORM)
+        if outcome.control is not None:
+            outcome = patiently(
+                partial(refused_if_superseded, self._services.frames, self._opened, outcome),
+                self._services.clock,
+                interrupt,
+            )
         self._record_tool(round_, call, outcome)
         return outcome
 

@@ -17,7 +17,7 @@ from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import decode, encode
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.inputs import QueuedInput
-from lash_tasks.domain.sessions import Place, placed
+from lash_tasks.domain.sessions import Place
 from lash_tasks.domain.turns import (
     MAX_ATTEMPTS,
     AssembledTurn,
@@ -36,6 +36,7 @@ from lash_tasks.machine.turn import begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
+from lash_tasks.runtime.frame_runs import Continuation, continuation
 from lash_tasks.runtime.journal import TurnJournal, patiently, recorded_claims
 from lash_tasks.runtime.journal_writer import JournalWriter
 from lash_tasks.runtime.live import LivePublisher
@@ -136,7 +137,7 @@ class SessionRunner:
         until = self._services.clock.monotonic() + STAY_SECONDS
         try:
             verdict = self._open_and_run(engagement)
-            while engagement.more and not self._worker.draining and self._services.clock.monotonic() < until:
+            while self._stays(engagement, until):
                 following = self._worker.next_turn(engagement)
                 if following is None:
                     break
@@ -147,6 +148,11 @@ class SessionRunner:
             self._release(engagement)
             raise
         return _Visit(verdict, engagement, self._release(engagement))
+
+    def _stays(self, engagement: Engagement, until: float) -> bool:
+        """Whether the next turn is run under this lease: those of one run all are."""
+        in_time = engagement.goes_on or self._services.clock.monotonic() < until
+        return engagement.more and in_time and not self._worker.draining
 
     # ------------------------------------------------------------ one turn
 
@@ -221,11 +227,11 @@ class SessionRunner:
         turn, drive = self._drive(opened, before, engagement, live)
         while True:
             result = assemble(turn, before.leaf, attempt=opened.attempt, frame_id=opened.frame_id)
-            verdict = self._commit(opened, engagement, result, drive, before.place)
+            first_input = drive.performer.first_input
+            onward = continuation(self._services.frames, opened, result.switch, result.messages, first_input)
+            verdict = self._commit(opened, engagement, result, drive, before.place, onward)
             if isinstance(verdict, Committed):
-                self._warm.keep(
-                    opened.intent.session_id, before.grown(placed(result.nodes, verdict.revision), verdict.revision)
-                )
+                self._warm.keep(opened.intent.session_id, before.after(result, onward, verdict.revision))
             if verdict is not CommitRefused.JOINABLE:
                 return self._committed(verdict, result, engagement, live)
             turn = drive.resume_at_checkpoint(turn)
@@ -256,6 +262,7 @@ class SessionRunner:
         result: TurnResult,
         drive: Drive | None,
         leaf: Place | None,
+        onward: Continuation | None = None,
     ) -> Committed | CommitRefused:
         """Commit the result; without a `drive` it is a bare one, for which nothing of the turn was read."""
         self._services.reached(CrashPoint.BEFORE_COMMIT)
@@ -280,6 +287,8 @@ class SessionRunner:
             result=encode(AssembledTurn, result.turn),
             dead_reason=ErrorCode.ATTEMPTS_EXHAUSTED.value if exhausted else None,
             leaf=leaf,
+            frame=None if onward is None else onward.frame,
+            follow_up=None if onward is None else onward.follow_up,
         )
         engagement.doing = Doing.COMMIT
         return patiently(lambda: self._services.turns.commit(commit), self._services.clock, engagement.interrupt)
@@ -295,6 +304,7 @@ class SessionRunner:
         if isinstance(verdict, CommitRefused) and (verdict.unfit or verdict is CommitRefused.JOINABLE):
             raise CommitConflict(turn.session_id, turn.turn_id, verdict.value)
         engagement.more = verdict.more if isinstance(verdict, Committed) else True
+        engagement.goes_on = result.switch is not None
         self._services.reached(CrashPoint.AFTER_COMMIT)
         kind = outcome_kind(turn.outcome)
         log.info("turn committed", extra={**extra, "outcome": kind, "attempt": turn.attempt})

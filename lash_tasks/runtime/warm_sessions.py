@@ -13,8 +13,10 @@ from typing import Self
 
 from lash_tasks.domain.ids import NodeId, SessionId
 from lash_tasks.domain.messages import Part, TextPart, ToolCallPart, ToolResultPart
-from lash_tasks.domain.sessions import Node, Place, StoredNode, transcript
+from lash_tasks.domain.sessions import Node, Place, StoredNode, placed, transcript
+from lash_tasks.machine.assembly import TurnResult
 from lash_tasks.machine.projection import NOTHING_SAID, Transcript
+from lash_tasks.runtime.frame_runs import Continuation
 
 MAX_BYTES = 128 * 1024 * 1024
 """Roughly how much memory the transcripts of a worker may take together."""
@@ -47,6 +49,13 @@ class WarmSession:
             transcript=self.transcript.grown(transcript(stored.node for stored in nodes)),
             size=self.size + sum(_size(stored.node) for stored in nodes),
         )
+
+    def after(self, result: TurnResult, onward: Continuation | None, revision: int) -> Self:
+        """With what a turn has committed; if it opened a frame, what that one shows."""
+        if onward is None or onward.frame is None:
+            return self.grown(placed(result.nodes, revision), revision)
+        committed = placed((*result.nodes, *onward.frame.nodes), revision)
+        return type(self)().grown(committed[len(result.nodes) :], revision)
 
 
 COLD = WarmSession()

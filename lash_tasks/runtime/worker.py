@@ -44,6 +44,8 @@ class Engagement:
     """The lease is being let go, or is gone: it must not be renewed any more."""
     more: bool = False
     """The turn has ended, and further input of its session is ready."""
+    goes_on: bool = False
+    """The turn has switched frames: the next one belongs to the same run."""
     knocked: bool = False
     """Another thread of this process wanted the session meanwhile."""
     held: bool = False

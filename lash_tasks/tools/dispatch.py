@@ -21,6 +21,7 @@ from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.arguments import InvalidArguments, validate_arguments
 from lash_tasks.tools.attempt import Attempt
 from lash_tasks.tools.context import ToolContext
+from lash_tasks.tools.control import SwitchFrame, switch_outcome
 from lash_tasks.tools.definition import Tool
 from lash_tasks.tools.loop import SharedLoop
 from lash_tasks.tools.results import MAX_RESULT_BYTES, InvalidResult, result_json
@@ -141,12 +142,13 @@ class ToolDispatcher:
         """The body of the call's thread. Never raises."""
         if attempt.given_up.is_set():
             return
-        value = None
+        outcome = ToolOutcome(ToolStatus.SUCCESS)
         error: BaseException | None = None
         try:
             with self._deps() as deps:
                 try:
                     value = self._invoke(tool, arguments, _context(invocation, attempt, deps), attempt)
+                    outcome = self._outcome(tool, value, invocation)
                 except BaseException as raised:
                     error = raised
                     raise
@@ -158,7 +160,7 @@ class ToolDispatcher:
         if attempt.given_up.is_set():
             log.info("given-up tool call ended", extra=_ids(invocation))
         elif error is None:
-            attempt.finish(ToolOutcome(ToolStatus.SUCCESS, value))
+            attempt.finish(outcome)
         else:
             attempt.finish(_failed(invocation, message, error))
 
@@ -170,7 +172,12 @@ class ToolDispatcher:
         value = tool.function(**arguments, **dict.fromkeys(tool.signature.hidden, context))
         if inspect.iscoroutine(value):
             value = self._loop.run(value, attempt)
-        return result_json(tool, value, self._max_result_bytes)
+        return value
+
+    def _outcome(self, tool: Tool[..., object], value: object, invocation: ToolInvocation) -> ToolOutcome:
+        if isinstance(value, SwitchFrame):
+            return switch_outcome(value, invocation, self._max_result_bytes)
+        return ToolOutcome(ToolStatus.SUCCESS, result_json(tool, value, self._max_result_bytes))
 
 
 def _context(invocation: ToolInvocation, attempt: Attempt, deps: object) -> ToolContext:

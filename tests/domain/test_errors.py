@@ -25,6 +25,7 @@ SPECIMENS = [
     errors.ResultTimeout("customer-7", 1.5),
     errors.InputCancelled("b1"),
     errors.InputDeadLettered("b1", "attempts_exhausted"),
+    errors.EmptyAgentFrameRun(),
     errors.LeaseStoreUnavailable("Redis at 127.0.0.1 cannot be reached"),
     errors.StoreError("the commit failed"),
     errors.StoreUnavailable("the database cannot be reached"),

@@ -11,6 +11,7 @@ from typing import TypeVar, assert_never
 
 from lash_tasks.domain.agents import AgentSnapshot, ToolSpec
 from lash_tasks.domain.codec import JsonValue, decode, encode
+from lash_tasks.domain.frames import FrameSwitch
 from lash_tasks.domain.ids import BatchId, CallId, ReplayKey, SessionId, TurnId
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.messages import Message, TextPart, ToolCallPart, ToolStatus
@@ -102,7 +103,9 @@ class SmallRuntime:
 
     def call_tool(self, call: PlannedCall) -> ToolOutcome:
         try:
-            return ToolOutcome(ToolStatus.SUCCESS, self.tools[call.tool](**call.arguments))
+            value = self.tools[call.tool](**call.arguments)
+            switch = value if isinstance(value, FrameSwitch) else None
+            return ToolOutcome(ToolStatus.SUCCESS, value if switch is None else None, control=switch)
         except Exception as error:
             return tool_failure(FailureClass.EXECUTION, "tool_failed", f"{type(error).__name__}: {error}")
 

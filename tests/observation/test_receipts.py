@@ -9,7 +9,7 @@ from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.turns import AssembledTurn
 from lash_tasks.errors import InputCancelled, InputDeadLettered, NotFound, ResultTimeout, SessionDeleted
 from lash_tasks.observation.listening import UNWOKEN
-from lash_tasks.observation.receipts import ReceiptState, read_status, wait_for_result
+from lash_tasks.observation.receipts import ReceiptState, read_status, wait_for_run
 from tests.scene import SESSION, Scene, Timeline
 
 
@@ -18,7 +18,7 @@ def status(scene: Scene, input_id: BatchId) -> str:
 
 
 def result(scene: Scene, input_id: BatchId, timeout: float | None = 60) -> AssembledTurn:
-    return wait_for_result(scene.sources, SESSION, input_id, timeout)
+    return wait_for_run(scene.sources, SESSION, input_id, timeout).final_turn
 
 
 class Looks:

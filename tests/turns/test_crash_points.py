@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from lash_tasks import ToolContext, tool
+from lash_tasks import SwitchFrame, ToolContext, tool
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
 from lash_tasks.providers.scripted import RULES, last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.definition import Tool
-from tests.turns.models import Model, out_of_order, says
+from tests.turns.models import Model, call_number, calls, out_of_order, says
 from tests.turns.stage import DieAt, Stage, agent, emptied
 
 TEXTS = (
@@ -44,6 +44,22 @@ def typed_with_a_fallback(weather: Tool[..., object]) -> tuple[Agent, Model]:
 
     wanted = agent(weather, model="test:down", fallbacks=["test:test"], output_type=dict[str, int])
     return wanted, Model(rule, before=out_of_order)
+
+
+def switching_frames(weather: Tool[..., object]) -> tuple[Agent, Model]:
+    """The round ends with a switch, so the answer is given in another frame."""
+
+    @tool
+    def go_on(ctx: ToolContext) -> SwitchFrame:
+        """Go on elsewhere."""
+        return SwitchFrame("tell it", "rain", initial_messages=["it rains"])
+
+    def rule(request: ModelRequest) -> ModelResponse:
+        if last_user_text(request) == TEXTS[0] and call_number(request) == 1:
+            return calls(("weather", '{"city": "Oslo"}'), ("weather", '{"city": "Rome"}'), ("go_on", "{}"))
+        return RULES["echo"](request)
+
+    return agent(weather, go_on), Model(rule)
 
 
 class Run:
@@ -83,10 +99,10 @@ def _calls(calls: Any) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("make", [plain, typed_with_a_fallback])
+@pytest.mark.parametrize("make", [plain, typed_with_a_fallback, switching_frames])
 def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(settings: Settings, make: Make) -> None:
     whole = Run(settings, DieAt(), make)
-    assert len(whole.results) == len(TEXTS)
+    assert len(whole.results) == len(TEXTS) + (make is switching_frames)
     never_passed = set(CrashPoint) - set(whole.passed) - {CrashPoint.AFTER_BEGUN, CrashPoint.AFTER_CHECKPOINT}
     assert not never_passed
 
@@ -99,9 +115,6 @@ def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(sett
             assert died.rows == whole.rows, where
             assert len(died.keys) == len(whole.keys), "a call changed its idempotency key"
             again = (died.model.asked - whole.model.asked).total() + (died.tools - whole.tools).total()
-            # An answer is also checked again, which costs nobody anything and is not counted here.
-            assert again == (point in REPEATED_EFFECT) or (again, point, make) == (
-                0,
-                CrashPoint.AFTER_PERFORM,
-                typed_with_a_fallback,
-            ), where
+            # An answer is also checked again and a switch asked for again, which costs nobody anything: not counted.
+            uncounted = make is not plain and point is CrashPoint.AFTER_PERFORM
+            assert again == (point in REPEATED_EFFECT) or (uncounted and again == 0), where

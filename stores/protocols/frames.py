@@ -1,0 +1,23 @@
+"""The frames of a session, for reading. They are opened by a turn's commit."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lash_tasks.domain.frames import FrameRecord
+from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.sessions import StoredNode
+
+
+class FrameStore(Protocol):
+    """Every frame that a session ever had. A frame is never changed; the last one is the active one."""
+
+    def frames(self, session_id: SessionId) -> list[FrameRecord]:
+        """Oldest first, so the initial frame, which has no row, comes first. Empty for an unknown session."""
+        ...
+
+    def frame(self, session_id: SessionId, frame_id: str) -> FrameRecord | None: ...
+
+    def history(self, session_id: SessionId, frame_id: str) -> list[StoredNode]:
+        """The nodes of one frame, oldest first, also of one that was left. Tombstoned nodes are hidden."""
+        ...
