@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.frames import FrameRecord
 from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.inputs import TurnInput
 from lash_tasks.domain.queue import When
@@ -174,6 +175,10 @@ class Client:
         entries = (TokenLedgerEntry(row.source, row.model, row.usage) for row in sessions.usage(session))
         last = sessions.last_call(session)
         return usage_report(entries, None if last is None else prompt_usage(last))
+
+    def frames(self, session_id: str) -> list[FrameRecord]:
+        """The frames of a session, oldest first; the last is the one that it is in. None of an unknown session."""
+        return self._parts.stores.frames.frames(SessionId(check_name("session_id", session_id)))
 
     def agents(self) -> list[str]:
         """The names of the agents that workers have registered."""

@@ -62,7 +62,7 @@ def show_session(session: Session, as_json: JsonFlag = False) -> None:
         history = transcript(stored.node for stored in client.stores.sessions.history(name))
         if not output.as_json:
             for message in history:
-                _show_message(output, message)
+                show_message(output, message)
             output.note(f"{session}: {head.turn_index} turns" + (", deleted" if head.deleted_at_ms else ""))
             return
         output.document(
@@ -180,7 +180,8 @@ def _unfinished(record: TurnRecord, living: LivingCode) -> dict[str, Any]:
     }
 
 
-def _show_message(output: Output, message: Message) -> None:
+def show_message(output: Output, message: Message) -> None:
+    """A message as a person reads it."""
     for part in message.parts:
         who = message.role.value
         match part:

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from lash_tasks.cli import bench, demo, development, doctor, following, inspection, migrations, queue, sending, usage
+from lash_tasks.cli import (
+    bench,
+    demo,
+    development,
+    doctor,
+    following,
+    frames,
+    inspection,
+    migrations,
+    queue,
+    sending,
+    usage,
+)
 from lash_tasks.cli.logs import BriefFormatter, log_to_stderr
 
 app = typer.Typer(
@@ -24,6 +36,7 @@ app.command("demo")(demo.demo)
 app.command("up")(development.up)
 app.command("send")(sending.send)
 app.command("follow")(following.follow)
+inspection.sessions.command("frames")(frames.list_frames)
 app.add_typer(inspection.sessions, name="sessions")
 app.add_typer(inspection.turns, name="turns")
 app.add_typer(queue.queue, name="queue")

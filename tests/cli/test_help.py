@@ -16,7 +16,7 @@ COMMANDS = {
     "usage": [],
     "doctor": [],
     "bench": [],
-    "sessions": ["list", "show", "delete"],
+    "sessions": ["list", "show", "frames", "delete"],
     "turns": ["list", "show", "cancel"],
     "queue": ["list", "cancel", "dead", "replay"],
     "db": ["upgrade", "check"],
