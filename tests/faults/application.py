@@ -1,16 +1,17 @@
 """The application that the fault tests' workers run: agents whose tools leave a line for every attempt.
 
 In version 2 (LASH_TEST_VERSION) the counter has another tool. The lines go to the file in LASH_TEST_TOOL_LOG. While
-the file in LASH_TEST_HOLD exists, a tool whose text says `[hold]` does not return; LASH_TEST_TOOL_MS is the longest
-that others take. With LASH_TEST_DIE_AT, one worker dies at that crash point, at the passing LASH_TEST_DIE_PASSING: the
-one that removes the file in LASH_TEST_DIE_ONCE; LASH_TEST_DIE_BY is the signal. LASH_TEST_CLOCK_OFFSET_MS sets the
-worker's clock wrong.
+the file in LASH_TEST_HOLD exists, a tool whose text says `[hold]` does not return, and so with `[hold 2]` and the file
+`hold 2` beside it; LASH_TEST_TOOL_MS is the longest that others take. With LASH_TEST_DIE_AT, one worker dies at that
+crash point, at the passing LASH_TEST_DIE_PASSING: the one that removes the file in LASH_TEST_DIE_ONCE;
+LASH_TEST_DIE_BY is the signal. LASH_TEST_CLOCK_OFFSET_MS sets the worker's clock wrong.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import zlib
@@ -32,9 +33,11 @@ def _note(name: str, text: str, ctx: ToolContext) -> None:
 
 
 def _hold(text: str) -> None:
-    hold, never = Path(os.environ["LASH_TEST_HOLD"]), threading.Event()
-    while "[hold]" in text and hold.exists():
-        never.wait(0.02)
+    never = threading.Event()
+    if marker := re.search(r"\[(hold(?: 2)?)\]", text):
+        hold = Path(os.environ["LASH_TEST_HOLD"]).with_name(marker[1])
+        while hold.exists():
+            never.wait(0.02)
     longest = int(os.environ.get("LASH_TEST_TOOL_MS", "0"))
     never.wait(zlib.crc32(text.encode()) % (longest + 1) / 1000)
 

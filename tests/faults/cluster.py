@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sqlalchemy import text as sql
+
 from lash_tasks.client import Client
 from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.turns import AssembledTurn
 from lash_tasks.settings import VARIABLES, Settings
 from lash_tasks.stores.bundle import open_database
@@ -161,6 +164,19 @@ class Cluster:
         ) as process:
             yield process.wait_until_ready()
 
+    @contextmanager
+    def two_workers(self, **environment: str) -> Iterator[list[WorkerProcess]]:
+        """A ready pair, started side by side."""
+        self._workers += 2
+        numbers = (self._workers - 1, self._workers)
+        with ExitStack() as stack:
+            pair = [
+                stack.enter_context(self.start_worker(f"w{number}", concurrency=8, **environment)) for number in numbers
+            ]
+            for process in pair:
+                process.wait_until_ready()
+            yield pair
+
     def start_worker(self, name: str, *, concurrency: int, **environment: str) -> WorkerProcess:
         """A worker with threads that may not be ready yet; whoever starts it kills it."""
         options = ["-P", "threads", "-c", str(concurrency)]
@@ -182,6 +198,32 @@ class Cluster:
 
     def tool_counts(self) -> Counter[str]:
         return Counter(run["text"] for run in self.tool_runs())
+
+    def driver(self, client: Client, workers: Sequence[WorkerProcess]) -> WorkerProcess:
+        """The worker that drives the one turn there is."""
+
+        def holder() -> str | None:
+            with client.stores.database.reading() as connection:
+                return connection.execute(sql("SELECT holder FROM lash_turns WHERE status = 'running'")).scalar()
+
+        name = wait_until(holder, 20, "a turn to be driven")
+        return next(worker for worker in workers if f":{worker.pid}:" in str(name))
+
+    def count(self, client: Client, what: str) -> int:
+        """`SELECT count(*) FROM <what>`."""
+        with client.stores.database.reading() as connection:
+            return int(connection.execute(sql(f"SELECT count(*) FROM {what}")).scalar_one())
+
+    def fence(self, client: Client, session: str) -> int:
+        """The session's fence: every opening of a turn and every commit raises it by one."""
+        with client.stores.database.reading() as connection:
+            query = sql("SELECT fence FROM lash_fences WHERE scope = :scope")
+            return int(connection.execute(query, {"scope": f"session:{session}"}).scalar_one())
+
+    def said(self, client: Client, session: str) -> list[tuple[str, str]]:
+        """The role and text of each message of the history."""
+        history = client.stores.sessions.history(SessionId(session))
+        return [(stored.node.message.role.value, text_of(stored.node.message)) for stored in history]
 
     def turns(self, client: Client, session: str) -> list[AssembledTurn]:
         """The committed turns of a session, oldest first."""

@@ -81,23 +81,24 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
             left = _wait_until_quiet(adversary, client)
             known = sent(plan.seed, plan.pause_ms, acknowledged(log), read_keys(client))
             evidence = read_evidence(client, known, endpoint.asked, cluster.tool_runs())
-            losses, commits = adversary.losses, _commits(client)
+            commits = _commits(client)
         violations = check(evidence)
         violations += [
             Violation(Wrong.TWICE, "endpoint", f"{text!r} twice in one request") for text in endpoint.doubled
         ]
-        summary = _summary(plan, adversary, evidence, violations, take_overs(losses, commits))
+        summary = _summary(plan, adversary, evidence, violations, commits)
         return {**summary, "unfinished": left, "seconds": round(time.monotonic() - started, 1)}
 
 
-def take_overs(losses: list[Loss], commits: Mapping[tuple[str, str], int]) -> list[float]:
-    """Seconds from each loss of a worker to the commit of each turn it had, where that came later."""
-    found = []
+def take_overs(losses: list[Loss], commits: Mapping[tuple[str, str], int]) -> tuple[list[float], list[float]]:
+    """Seconds from a loss of a worker to the commit of a turn it had: after each loss, and after the turn's last."""
+    after_each, last = [], {}
     for loss in losses:
         for turn in loss.turns:
             if turn in commits and commits[turn] > loss.at_ms:
-                found.append((commits[turn] - loss.at_ms) / 1000)
-    return found
+                last[turn] = (commits[turn] - loss.at_ms) / 1000
+                after_each.append(last[turn])
+    return after_each, list(last.values())
 
 
 def _meet_faults(plan: Plan, adversary: Adversary, client: Client, log: Path) -> None:
@@ -135,8 +136,13 @@ def _commits(client: Client) -> dict[tuple[str, str], int]:
 
 
 def _summary(
-    plan: Plan, adversary: Adversary, evidence: Evidence, violations: list[Violation], took: list[float]
+    plan: Plan,
+    adversary: Adversary,
+    evidence: Evidence,
+    violations: list[Violation],
+    commits: Mapping[tuple[str, str], int],
 ) -> dict[str, Any]:
+    after_each, after_last = take_overs(adversary.losses, commits)
     wrong = Counter(violation.wrong for violation in violations)
     states = Counter(one.state for one in evidence.stored)
     opened = checker.openings(evidence)
@@ -159,13 +165,18 @@ def _summary(
         "tool_runs": sum(evidence.ran.values()) + sum(evidence.never_ran.values()),
         **{kind.value: wrong[kind] for kind in Wrong},
         "wrong": [str(violation) for violation in violations[:SHOWN]],
-        "take_over_seconds": {
-            "count": len(took),
-            "p50": percentile(took, 0.5),
-            "p99": percentile(took, 0.99),
-            "max": max(took, default=None),
-            "all": sorted(took),
-        },
+        "take_over_seconds": _spread(after_each),
+        "take_over_seconds_after_the_last_loss": _spread(after_last),
+    }
+
+
+def _spread(seconds: list[float]) -> dict[str, Any]:
+    return {
+        "count": len(seconds),
+        "p50": percentile(seconds, 0.5),
+        "p99": percentile(seconds, 0.99),
+        "max": max(seconds, default=None),
+        "all": sorted(seconds),
     }
 
 

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import text as sql
 
 from lash_tasks.client import Client, Receipt
 from lash_tasks.errors import ErrorCode
 from lash_tasks.runtime.crash_points import CrashPoint
 from tests.endpoint import ModelEndpoint
-from tests.faults.cluster import Cluster, WorkerProcess
+from tests.faults.cluster import Cluster
 from tests.faults.conftest import LEASE_TTL
 from tests.services import wait_until
 
@@ -20,17 +19,6 @@ TAKE_OVER_SECONDS = LEASE_TTL + 2.0
 """A lease lives so long after its last renewal, and the successor comes at most two seconds later."""
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def holder_of(cluster: Cluster, client: Client, workers: list[WorkerProcess]) -> WorkerProcess:
-    """The worker that drives the one turn there is."""
-
-    def holder() -> str | None:
-        with client.stores.database.reading() as connection:
-            return connection.execute(sql("SELECT holder FROM lash_turns WHERE status = 'running'")).scalar()
-
-    name = wait_until(holder, 20, "a turn to be driven")
-    return next(worker for worker in workers if f":{worker.pid}:" in str(name))
 
 
 def kill_in_the_middle(
@@ -41,7 +29,7 @@ def kill_in_the_middle(
         client = cluster.client()
         receipt = client.send("kill", message, agent=agent)
         wait_until(middle, 20, "the middle of the turn")
-        victim = holder_of(cluster, client, [one, two])
+        victim = cluster.driver(client, [one, two])
         victim.kill()
         killed = time.monotonic()
         cluster.hold.unlink(missing_ok=True)
@@ -64,6 +52,7 @@ def test_a_kill_inside_a_model_call_repeats_only_that_call(
     assert seconds < TAKE_OVER_SECONDS
 
 
+@pytest.mark.shows("Q26")
 def test_a_kill_inside_a_retryable_tool_runs_it_again_under_the_same_key(
     cluster: Cluster, report: Callable[[str, float], None]
 ) -> None:
@@ -75,6 +64,7 @@ def test_a_kill_inside_a_retryable_tool_runs_it_again_under_the_same_key(
     with client:
         assert receipt.result(timeout=5).text == f"answer: {message}"
         assert cluster.model_calls() == {(message, 1): 1, (message, 2): 1}
+        assert [text for role, text in cluster.said(client, "kill") if role == "user" and text] == [message]
         first, second = cluster.tool_runs()
         assert first["key"] == second["key"]
         assert first["pid"] != second["pid"]

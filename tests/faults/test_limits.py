@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.cluster import Cluster
 from tests.faults.conftest import LEASE_TTL
-from tests.faults.test_kills import TAKE_OVER_SECONDS, holder_of
+from tests.faults.test_kills import TAKE_OVER_SECONDS
 from tests.services import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -23,7 +23,7 @@ def test_the_place_of_a_killed_worker_comes_back_and_all_are_answered(
     with cluster.worker() as one, cluster.worker() as two, cluster.client() as client:
         stalled = client.send("stalled", "model [stall]", agent="patient")
         wait_until(lambda: cluster.model_calls()["model [stall]", 1] == 1, 20, "the call that stalls")
-        victim = holder_of(cluster, client, [one, two])
+        victim = cluster.driver(client, [one, two])
         receipts = [client.send(session, f"hello {session}", agent="patient") for session in OTHERS]
         wait_until(lambda: {receipt.status().state for receipt in receipts} == {"running"}, 20, "all to wait")
         assert len(cluster.endpoint.requests) == 1

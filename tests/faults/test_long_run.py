@@ -50,6 +50,6 @@ def test_the_parts_of_a_run_add_up_to_it() -> None:
 
 
 def test_a_take_over_lasts_from_the_loss_to_the_commit_of_the_turn() -> None:
-    losses = [Loss(1000, [("s", "t1"), ("s", "t2"), ("s", "t3")])]
+    losses = [Loss(1000, [("s", "t1"), ("s", "t2"), ("s", "t3")]), Loss(3000, [("s", "t1")])]
     commits = {("s", "t1"): 3500, ("s", "t2"): 900}
-    assert take_overs(losses, commits) == [2.5], "one had committed before, one never did"
+    assert take_overs(losses, commits) == ([2.5, 0.5], [0.5]), "one had committed before, one never did"
