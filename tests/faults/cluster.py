@@ -222,8 +222,8 @@ class Cluster:
 
     def said(self, client: Client, session: str) -> list[tuple[str, str]]:
         """The role and text of each message of the history."""
-        history = client.stores.sessions.history(SessionId(session))
-        return [(stored.node.message.role.value, text_of(stored.node.message)) for stored in history]
+        messages = (stored.node.message for stored in client.stores.sessions.history(SessionId(session)))
+        return [(message.role.value, text_of(message)) for message in messages if message is not None]
 
     def turns(self, client: Client, session: str) -> list[AssembledTurn]:
         """The committed turns of a session, oldest first."""

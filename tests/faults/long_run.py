@@ -158,6 +158,10 @@ def _summary(
         "refused": sum(not one.accepted for one in evidence.sent),
         "inputs": dict(sorted(states.items())),
         "turns": dict(sorted(Counter(turn.outcome for turn in evidence.turns).items())),
+        "turns_of_several_inputs": sum(
+            count > 1
+            for count in Counter((one.session, one.turn_id) for one in evidence.stored if one.turn_id).values()
+        ),
         "openings": opened,
         "model_calls": sum(evidence.asked.values()),
         "model_calls_repeated": sum(evidence.asked.values())

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lash_tasks import Client
 from lash_tasks.clock import SystemClock
@@ -70,7 +70,6 @@ class Sender:
 
     def _send(self, plan: Planned) -> Acknowledged:
         client = self._silent if plan.silent else self._ringing
-        more: dict[str, Any] = {} if plan.merge_key is None else {"merge_key": plan.merge_key}
         at_ms = self._clock.now_ms() + plan.delay_ms
         # The same key asks for the same input, so a delay is that of the try which was stored.
         available_at = datetime.fromtimestamp(at_ms / 1000, UTC) if plan.delay_ms else None
@@ -84,7 +83,8 @@ class Sender:
                     idempotency_key=plan.key,
                     when=plan.when,
                     available_at=available_at,
-                    **more,
+                    merge_key=plan.merge_key,
+                    quiet=plan.quiet_ms / 1000 or None,
                 )
             except SessionBusy:
                 return False

@@ -16,11 +16,6 @@ import pytest
 from sqlalchemy import text as sql
 
 from lash_tasks.client import Client
-from lash_tasks.domain.codec import encode
-from lash_tasks.domain.ids import BatchId, SessionId
-from lash_tasks.domain.inputs import QueuedInput
-from lash_tasks.domain.messages import TextPart
-from lash_tasks.domain.queue import BatchDraft, When
 from lash_tasks.runtime.crash_points import CrashPoint
 from tests.endpoint import ModelEndpoint
 from tests.faults.cluster import ROOT, Cluster, WorkerProcess
@@ -132,31 +127,12 @@ def test_a_worker_killed_after_input_has_joined_leaves_it_in_the_turn_once(clust
     with cluster.two_workers(LASH_TEST_DIE_AT=CrashPoint.AFTER_CHECKPOINT.value):
         send(client, "m [hold]")
         wait_until(lambda: cluster.tool_counts()["m [hold]"] == 1, 20, "the tool to begin")
-        steer(client, "joined")
+        client.send(SESSION, "joined", agent="counter", when="steer")
         cluster.hold.unlink()
         wait_until(lambda: died(cluster), 20, "a worker to die")
         wait_until(lambda: cluster.unfinished(client) == 0, 30, "every input to have its end")
         assert [text for role, text in cluster.said(client, SESSION) if role == "user" and text].count("joined") == 1
         check(cluster, client, Counter({("m [hold]", 1): 1, ("joined", 1): 1, ("joined", 2): 1}), inputs=2)
-
-
-def steer(client: Client, text: str) -> None:
-    """Input that may enter the running turn."""
-    if "steer" in {member.value for member in When}:
-        client.send(SESSION, text, agent="counter", when="steer")
-        return
-    payload = encode(QueuedInput, QueuedInput("counter", (TextPart(text),)))
-    draft = BatchDraft(
-        id=BatchId(text),
-        session_id=SessionId(SESSION),
-        agent="counter",
-        payload=payload,
-        input_digest="",
-        context_digest="",
-        early=True,
-        exclusive=False,
-    )
-    client.stores.queue.enqueue(draft)
 
 
 def test_a_worker_killed_inside_its_commit_leaves_all_of_the_turn_or_nothing(cluster: Cluster, client: Client) -> None:

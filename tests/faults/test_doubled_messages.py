@@ -12,7 +12,6 @@ from lash_tasks.clock import SystemClock
 from lash_tasks.queues import ROUTES, Task
 from tests.faults.cluster import Cluster, WorkerProcess
 from tests.faults.conftest import LEASE_TTL
-from tests.faults.test_crash_matrix import steer
 from tests.services import wait_until
 
 SESSION = "matrix"
@@ -77,7 +76,7 @@ def test_input_that_has_joined_a_long_turn_is_in_it_once(cluster: Cluster) -> No
     with cluster.two_workers(), cluster.client() as client:
         receipt = client.send(SESSION, first, agent="counter")
         wait_until(lambda: cluster.tool_counts()[first] == 1, 20, "the tool to begin")
-        steer(client, joined)
+        client.send(SESSION, joined, agent="counter", when="steer")
         cluster.hold.unlink()
         wait_until(lambda: cluster.tool_counts()[joined] == 1, 20, "the joined input's tool to begin")
         until = clock.monotonic() + 3 * LEASE_TTL

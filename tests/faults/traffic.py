@@ -13,10 +13,10 @@ from tests.faults.checker import Sent
 from tests.faults.conversation import WISHES
 
 AGENT = "busy"
-POLICIES = {"queue": 40, "reject": 8, "steer": 16, "interrupt": 8, "merge": 16}
-"""How often each is drawn; those that `When` does not have are left out."""
-DELAYED_SHARE, CANCEL_SHARE, SILENT_SHARE = 0.12, 0.06, 0.15
-LONGEST_DELAY_MS = 3000
+POLICIES = {When.QUEUE: 40, When.REJECT: 8, When.STEER: 20, When.INTERRUPT: 8, When.MERGE: 20}
+"""How often each is drawn."""
+DELAYED_SHARE, QUIET_SHARE, CANCEL_SHARE, SILENT_SHARE = 0.12, 0.5, 0.06, 0.15
+LONGEST_DELAY_MS, LONGEST_QUIET_MS = 3000, 600
 BURST_SHARE = 0.6
 """Of the inputs that follow the one before without a pause."""
 
@@ -30,6 +30,7 @@ class Planned:
     when: str
     wish: str
     merge_key: str | None
+    quiet_ms: int
     delay_ms: int
     cancel: bool
     silent: bool
@@ -64,14 +65,14 @@ def session_name(number: int) -> str:
 def planned(seed: int, session: str, number: int, mean_pause_ms: int) -> Planned:
     """Input `number` of a session: the same whenever it is asked for."""
     dice = random.Random(f"{seed} {session} {number}")
-    known = {member.value for member in When} & POLICIES.keys()
-    when = dice.choices(sorted(known), [POLICIES[name] for name in sorted(known)])[0]
+    when = dice.choices(list(POLICIES), list(POLICIES.values()))[0]
     return Planned(
         session=session,
         number=number,
         when=when,
         wish=dice.choice(sorted(WISHES)),
         merge_key=dice.choice("ab") if when == "merge" else None,
+        quiet_ms=dice.randint(1, LONGEST_QUIET_MS) if when == "merge" and dice.random() < QUIET_SHARE else 0,
         delay_ms=dice.randint(1, LONGEST_DELAY_MS) if when == "queue" and dice.random() < DELAYED_SHARE else 0,
         cancel=dice.random() < CANCEL_SHARE,
         silent=dice.random() < SILENT_SHARE,
@@ -109,6 +110,7 @@ def _sent(plan: Planned, *, accepted: bool) -> Sent:
         text=plan.text,
         when=plan.when,
         delayed=plan.delay_ms > 0,
+        quiet=plan.quiet_ms > 0,
         accepted=accepted,
         cancel_asked=plan.cancel,
     )
