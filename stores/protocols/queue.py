@@ -45,6 +45,9 @@ class InputQueue(CallerQueue, Protocol):
         it, and stores nothing; concurrent callers all get the one batch. Raises IdempotencyConflict for another
         digest, SessionDeleted, UnknownAgent, NoWorkerHasRegistered. With `reject_if_busy` the decision is taken
         under the session's fence lock: SessionBusy if the session has an unfinished turn or a ready batch.
+
+        A new urgent batch asks the session's turn to stop, also one that is being opened meanwhile; `enqueue_with`,
+        which waits for nobody, may miss that one.
         """
         ...
 

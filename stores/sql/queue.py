@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -41,6 +42,8 @@ from lash_tasks.stores.sql.engine import POSTGRES_NOW, Database
 from lash_tasks.stores.sql.rows import batch_record
 from lash_tasks.stores.sql.tables import batches, dead_letters, sessions
 
+_log = logging.getLogger(__name__)
+
 # ---------------------------------------------------------------- enqueue
 
 _DOOR = """
@@ -64,6 +67,8 @@ _CANCELS = "lash_turn_cancels (session_id, turn_id, reason, requested_at_ms)"
 _INTERRUPT = f"""
 interrupted AS (
   INSERT INTO {_CANCELS} {_INTERRUPTION.format(now="now_ms", source="put CROSS JOIN door CROSS JOIN lash_turns t")}),"""
+_WHILE_IT_WAITS = "lash_batches own JOIN lash_turns t ON own.id = :id AND own.state = 'ready'"
+_INTERRUPT_LATE = f"INSERT INTO {_CANCELS} {_INTERRUPTION.format(now='{now}', source=_WHILE_IT_WAITS)}"
 
 # One statement, so that it is whole also on a caller's connection in autocommit. A delay that is over counts from now.
 _ENQUEUE = f"""
@@ -118,11 +123,27 @@ class SqlInputQueue:
     def enqueue(self, draft: BatchDraft, *, reject_if_busy: bool = False) -> Enqueued:
         if not reject_if_busy and self._database.dialect == "postgresql":
             with self._database.postgres() as raw:
-                return self._enqueue(OwnConnection(raw), draft)
+                enqueued = self._enqueue(OwnConnection(raw), draft)
+            if draft.urgent and enqueued.created:
+                self._stop_what_was_being_opened(draft)
+            return enqueued
         with self._database.transaction() as connection:
             if reject_if_busy:
                 connection.execute(_LOCK_FENCE, {"scope": fence_scope(draft.session_id)})
             return self._enqueue(SqlAlchemyConnection(connection), draft, only_if_idle=reject_if_busy)
+
+    def _stop_what_was_being_opened(self, draft: BatchDraft) -> None:
+        """Interrupt the turn of an opening that ran beside the sending: neither of the two has seen the other.
+
+        After the batch has landed, so that no lock is held while it waits for somebody else's of the same key.
+        """
+        late = {"id": draft.id, "session_id": draft.session_id, "now_ms": self._database.now_override()}
+        try:
+            with self._database.transaction() as connection:
+                connection.execute(_LOCK_FENCE, {"scope": fence_scope(draft.session_id)})
+                connection.execute(text(_INTERRUPT_LATE.format(now=self._database.now_sql)), late)
+        except StoreUnavailable:  # the batch is accepted all the same, and goes first
+            _log.warning("no turn that is being opened could be interrupted", extra={"session_id": draft.session_id})
 
     def enqueue_with(
         self, connection: object, draft: BatchDraft, *, on_commit: Callable[[], None] | None = None

@@ -51,6 +51,10 @@ INSERT INTO lash_turns (session_id, turn_id, turn_index, status, base_revision, 
 VALUES (:session_id, :turn_id, :turn_index, 'running', :revision, :batch_ids, :agent, :agent_ref,
   :machine_version, :fence, :now_ms) RETURNING turn_id""")
 
+_PASS_CANCEL_ON = PortableStatement.of("""
+UPDATE lash_turn_cancels SET turn_id = :turn_id WHERE session_id = :session_id AND turn_id = :before
+RETURNING turn_id""")
+
 
 def apply_changes(connection: CallerConnection, commit: TurnCommit, revision: int, now_ms: int) -> bool:
     """Apply what the commit changes. False if something does not fit: then the transaction has to be rolled back."""
@@ -130,3 +134,5 @@ def _put_follow_up(
         "fence": commit.fence + 1,  # what the commit has raised it to
     }
     connection.run(_PUT_TURN, turn)
+    # Who asked this turn to stop, and came too late for it, did not mean that its run should go on.
+    connection.run(_PASS_CANCEL_ON, {**turn, "before": commit.turn_id})

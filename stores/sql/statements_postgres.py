@@ -266,7 +266,8 @@ dead AS (
   FROM head CROSS JOIN clock CROSS JOIN unnest(%(batch_ids)s::text[]) AS x(batch_id)
   WHERE %(dead_reason)s::text IS NOT NULL),
 heard AS (
-  DELETE FROM lash_turn_cancels USING head WHERE session_id = %(session_id)s::text AND turn_id = %(turn_id)s::text)
+  DELETE FROM lash_turn_cancels USING head
+  WHERE session_id = %(session_id)s::text AND turn_id = %(turn_id)s::text AND NOT %(goes_on)s::boolean)
 SELECT EXISTS (SELECT 1 FROM gate) AS ours, coalesce((SELECT joinable FROM first), false) AS joinable,
   (SELECT head_revision FROM head) AS revision, (SELECT now_ms FROM clock) AS committed_at_ms,
   EXISTS (SELECT 1 FROM lash_batches b WHERE {_READY}) AS more"""

@@ -247,6 +247,7 @@ def _commit_parameters(commit: TurnCommit) -> dict[str, Any]:
         "result": commit.result,
         "batch_state": (BatchState.CONSUMED if commit.dead_reason is None else BatchState.DEAD).value,
         "dead_reason": commit.dead_reason,
+        "goes_on": commit.follow_up is not None,
     }
 
 

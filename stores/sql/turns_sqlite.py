@@ -200,7 +200,8 @@ class SqliteTurns:
             steps.add_nodes(connection, commit, revision)
             steps.add_usage(connection, commit, now_ms)
             steps.end_batches(connection, commit, now_ms)
-            steps.forget_cancel(connection, commit.session_id, commit.turn_id)
+            if commit.follow_up is None:
+                steps.forget_cancel(connection, commit.session_id, commit.turn_id)
             if not apply_changes(SqlAlchemyConnection(connection), commit, revision, now_ms):
                 raise _UnfitError
             more = steps.first_ready(connection, commit.session_id, now_ms) is not None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import insert, text, update
 
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.stores.sql import tables
+from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from tests.conformance.arrange import SESSION, Scene
 from tests.conformance.callers import KINDS_OF_DATABASES, Caller, calling
-from tests.conformance.inputs import OTHER_SESSION, draft, serve
+from tests.conformance.inputs import OTHER_SESSION, draft, serve, start_and_wait
 
 by_every_kind = pytest.mark.parametrize(
     ("database_url", "kind"),
@@ -63,6 +65,25 @@ def test_where_nothing_runs_it_only_goes_first(scene: Scene, queue: SqlInputQueu
     assert cancels(scene) == {}
     assert queue.waiting(SESSION)[0].id == sent.id
     assert [batch.id for batch in scene.open().batches] == [sent.id]
+
+
+def test_a_turn_that_is_just_being_opened_is_asked_to_stop_as_well(
+    scene: Scene, queue: SqlInputQueue, database_url: str, beside: ThreadPoolExecutor
+) -> None:
+    """Neither of the two saw the other: the sender found no turn that runs, and the opening no urgent input. So the
+    turn ran to its end, however long, and what was to replace it waited."""
+    other = Database.open(database_url, now_ms=scene.clock.now_ms) if database_url != "sqlite://" else scene.database
+    sent = draft(urgent=True)
+    with other.transaction() as opening:
+        opening.execute(insert(tables.fences).values(scope=f"session:{SESSION}", fence=1))
+        turn = {"turn_id": "t", "turn_index": 1, "status": "running", "base_revision": 0, "batch_ids": "[]", "fence": 1}
+        pinned = {"agent": "support", "agent_ref": "r", "machine_version": 1, "admitted_at_ms": 1}
+        opening.execute(insert(tables.turns).values(session_id=SESSION, **turn, **pinned))
+        sending = start_and_wait(scene.database, beside, lambda: queue.enqueue(sent))
+    assert sending.result(30).created
+    assert cancels(scene) == {"t": f"interrupted by input {sent.id}"}
+    if other is not scene.database:
+        other.close()
 
 
 def test_a_duplicate_stops_nothing_again(scene: Scene, queue: SqlInputQueue) -> None:

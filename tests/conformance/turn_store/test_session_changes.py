@@ -265,6 +265,18 @@ def test_a_follow_up_is_there_without_any_waiting_input(scene: Scene) -> None:
     assert scene.open().intent.turn_id == FOLLOW_UP.turn_id
 
 
+def test_who_asks_a_turn_to_stop_while_it_switches_stops_the_turn_that_follows(scene: Scene) -> None:
+    """The interruption came after the model's last word and before the commit, which took it for heard. The run that
+    was to be stopped went on in the next frame, for as many switches as it liked."""
+    opened = turn(scene)
+    assert scene.store.request_cancel(opened.intent.session_id, opened.intent.turn_id, "enough")
+    scene.committed(opened, follow_up=FOLLOW_UP)
+    following = scene.open()
+    assert (following.intent.turn_id, following.cancel) == (FOLLOW_UP.turn_id, True)
+    scene.committed(following, stamp="stamp-2")
+    assert scene.count(tables.turn_cancels) == 0
+
+
 # ---------------------------------------------------------------- whole or not at all
 
 
