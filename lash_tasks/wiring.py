@@ -114,11 +114,14 @@ def client_parts(
     )
 
 
-def open_ingress(settings: Settings, stores: Stores, doorbell: Doorbell, clock: Clock) -> Ingress:
+def open_ingress(
+    settings: Settings, stores: Stores, doorbell: Doorbell, clock: Clock, live: LiveWriter | None = None
+) -> Ingress:
     return Ingress(
         queue=stores.queue,
         turns=stores.turns,
         doorbell=doorbell,
+        live=live or LiveWriter(stores.live),
         clock=clock,
         new_id=new_id,
         max_payload_bytes=settings.max_payload_bytes,
@@ -200,7 +203,10 @@ def open_worker(
         stores.close()
 
     return WorkerParts(
-        running=running, stores=stores, ingress=open_ingress(settings, stores, doorbell, clock), close=close
+        running=running,
+        stores=stores,
+        ingress=open_ingress(settings, stores, doorbell, clock, services.live),
+        close=close,
     )
 
 

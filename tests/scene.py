@@ -36,6 +36,7 @@ from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.observation.listening import WOKEN, Pace, Sources
 from lash_tasks.runtime.frame_runs import continuation
 from lash_tasks.runtime.ingress import Ingress, SendRequest
+from lash_tasks.runtime.live_writer import LiveWriter
 from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.protocols import Committed, LiveBatch, LiveGap, LiveReplay, OpenedTurn, OpenRequest, TurnCommit
 from lash_tasks.stores.sql import tables
@@ -134,6 +135,7 @@ class Scene:
             queue=self.queue,
             turns=self.turns,
             doorbell=self.doorbell,
+            live=LiveWriter(self.live),
             clock=self.clock,
             new_id=map("input-{}".format, itertools.count(1)).__next__,
             max_payload_bytes=MAX_PAYLOAD_BYTES,

@@ -27,6 +27,18 @@ class ActivityType(StrEnum):
     USAGE = "usage"
     COMMITTED = "committed"
     QUEUE_CHANGED = "queue_changed"
+    """Input (`batch_ids`) was `enqueued` or `cancelled` (`kind`). An invalidation: SQL knows what waits."""
+    QUEUED_WORK_STARTED = "queued_work_started"
+    """A turn has taken `batch_ids` from the queue, at which `boundary`."""
+    QUEUED_INPUT_ACCEPTED = "queued_input_accepted"
+    """Input has joined the running turn at `checkpoint`; `inputs` has the key, the id and the text of each."""
+
+
+class Boundary(StrEnum):
+    """Where a turn takes from the queue."""
+
+    IDLE = "idle"
+    CHECKPOINT = "active_turn_checkpoint"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lash_tasks.domain.codec import JsonObject, JsonValue, scrub, short_digest
-from lash_tasks.domain.ids import BlobRef, MessageId, blob_ref
-from lash_tasks.domain.messages import ImagePart, Message, Origin, Role, TextPart
+from lash_tasks.domain.ids import BlobRef, blob_ref
+from lash_tasks.domain.messages import ImagePart, TextPart
 from lash_tasks.errors import InvalidInput
 
 
@@ -118,13 +118,3 @@ def _append_text(parts: list[InputPart], text: str) -> None:
         parts[-1] = TextPart(parts[-1].text + text)
     else:
         parts.append(TextPart(text))
-
-
-def user_messages(inputs: Sequence[QueuedInput], ids: Sequence[MessageId]) -> tuple[Message, ...]:
-    """One user message per input, in order: joined inputs stay distinguishable (sessions §6.6, W30)."""
-    return tuple(Message(id_, Role.USER, item.parts) for id_, item in zip(ids, inputs, strict=True))
-
-
-def injected_message(item: QueuedInput, id_: MessageId, batch_id: str, source_key: str | None) -> Message:
-    """The message of an input that joined a running turn: stored once, marked with where it came from (W39)."""
-    return Message(id_, Role.USER, item.parts, Origin("injected", batch_id, source_key))

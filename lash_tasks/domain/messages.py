@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -73,15 +74,27 @@ class ToolResultPart:
 Part = Annotated[TextPart | ImagePart | ReasoningPart | ToolCallPart | ToolResultPart, Field(discriminator="type")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessOrigin:
+    """The event of a process that a message tells of."""
+
+    process_id: str
+    event_type: str
+    sequence: int
+    wake_id: str
+    caused_by: JsonObject | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a message came from when it is not simply the user or the model."""
 
-    kind: Literal["injected", "runtime", "plugin"]
+    kind: Literal["injected", "runtime", "plugin", "process"]
     batch_id: str | None = None
     source_key: str | None = None
     transient: Literal[True] | None = None
     """Of a plugin: for the model's eyes now, and never kept."""
+    process: ProcessOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +111,11 @@ class Message:
 
 def text_of(message: Message) -> str:
     """The message's text parts, joined by blank lines."""
-    return "\n\n".join(part.text for part in message.parts if isinstance(part, TextPart))
+    return text_of_parts(message.parts)
+
+
+def text_of_parts(parts: Sequence[Part]) -> str:
+    return "\n\n".join(part.text for part in parts if isinstance(part, TextPart))
 
 
 def unanswered_calls(messages: tuple[Message, ...]) -> tuple[ToolCallPart, ...]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from lash_tasks.domain.codec import OMITTED, UNREADABLE, decode, encode
-from lash_tasks.domain.ids import BatchId, SessionId, TurnId
-from lash_tasks.domain.inputs import Blob, QueuedInput
-from lash_tasks.domain.messages import TextPart
+from lash_tasks.domain.codec import OMITTED, UNREADABLE, decode, encode, short_digest
+from lash_tasks.domain.ids import BatchId, MessageId, SessionId, TurnId
+from lash_tasks.domain.inputs import Blob, QueuedInput, context_digest
+from lash_tasks.domain.messages import Message, Origin, Role, TextPart
+from lash_tasks.domain.wakes import QueuedWake, wake_message
 
 
 class When(StrEnum):
@@ -133,36 +134,84 @@ class BatchRecord:
     quiet_ms: int | None = None
 
 
+Queued = QueuedInput | QueuedWake
+"""What a turn takes from the queue and answers."""
+
+
+def queued(batch: BatchRecord) -> Queued:
+    """What is in a batch that a model is to hear of; ValueError for a command."""
+    if batch.kind is BatchKind.COMMAND:
+        raise ValueError("a command is not for a model")
+    read: Queued = decode(QueuedWake if batch.kind is BatchKind.WAKE else QueuedInput, batch.payload)
+    return read
+
+
+def wake_draft(id_: BatchId, session_id: SessionId, wake: QueuedWake) -> BatchDraft:
+    """A wake on its way in: into the running turn at its next checkpoint, each by itself. The first of a key stands."""
+    return BatchDraft(
+        id=id_,
+        session_id=session_id,
+        agent=wake.agent,
+        payload=encode(QueuedWake, wake),
+        input_digest=short_digest(wake.source_key),
+        context_digest=context_digest(wake.context),
+        source_key=wake.source_key,
+        early=True,
+        kind=BatchKind.WAKE,
+    )
+
+
+def opening_messages(inputs: Sequence[Queued], ids: Sequence[MessageId]) -> tuple[Message, ...]:
+    """What a turn begins with: one message each, in order, so that joined inputs stay distinguishable (§6.6, W30)."""
+    return tuple(
+        wake_message(item) if isinstance(item, QueuedWake) else Message(id_, Role.USER, item.parts)
+        for item, id_ in zip(inputs, ids, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class JoinedInput:
-    """An input that a checkpoint claimed, as the checkpoint's outcome remembers it."""
+    """What a checkpoint claimed, as the checkpoint's outcome remembers it: an input or a wake."""
 
     batch_id: BatchId
     source_key: Annotated[str | None, OMITTED]
-    input: QueuedInput
+    input: Annotated[QueuedInput | None, OMITTED] = None
+    wake: Annotated[QueuedWake | None, OMITTED] = None
+
+    def message(self, id_: MessageId) -> Message:
+        """What the turn keeps of it: an input under this id, once and marked with where it came from (W39)."""
+        if self.wake is not None:
+            return wake_message(self.wake)
+        parts = self.input.parts if self.input is not None else ()
+        return Message(id_, Role.USER, parts, Origin("injected", self.batch_id, self.source_key))
 
 
 def encode_joined(batches: Sequence[BatchRecord]) -> bytes:
     """The recorded outcome of a checkpoint: the inputs and, with them, the claim (effects §16, W-6)."""
-    joined = tuple(JoinedInput(batch.id, batch.source_key, _readable(batch)) for batch in batches)
-    return encode(tuple[JoinedInput, ...], joined)
+    return encode(tuple[JoinedInput, ...], tuple(map(_joined, batches)))
+
+
+def _joined(batch: BatchRecord) -> JoinedInput:
+    what = _readable(batch)
+    if isinstance(what, QueuedWake):
+        return JoinedInput(batch.id, batch.source_key, wake=what)
+    return JoinedInput(batch.id, batch.source_key, what)
 
 
 def input_problem(batch: BatchRecord) -> str | None:
     """Why the batch's input cannot be read, if so."""
     try:
-        decode(QueuedInput, batch.payload)
+        queued(batch)
     except UNREADABLE as error:
         return str(error) or type(error).__name__
     return None
 
 
-def _readable(batch: BatchRecord) -> QueuedInput:
-    """The input. One that cannot be read joins as words that say so, lest the turn that it meets dies of it."""
+def _readable(batch: BatchRecord) -> Queued:
+    """What is in it, or words that say that it cannot be read, lest the turn that it meets dies of it."""
     if input_problem(batch) is not None:
         return QueuedInput(batch.agent, (TextPart("[An input that could not be read.]"),))
-    item: QueuedInput = decode(QueuedInput, batch.payload)
-    return item
+    return queued(batch)
 
 
 def decode_joined(outcome: bytes) -> tuple[JoinedInput, ...]:

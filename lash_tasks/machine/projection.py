@@ -22,7 +22,7 @@ from lash_tasks.domain.messages import (
 from lash_tasks.machine.requests import ModelMessage, ModelRequest
 
 _NOT_IN_A_TOOL_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_PREFIX = {Role.SYSTEM: "Runtime note:\n", Role.EVENT: "Runtime event:\n"}
+_PREFIX = {Role.SYSTEM: "Runtime note:\n", Role.EVENT: "=== TURN EVENTS ===\n"}
 
 
 @dataclass(frozen=True, slots=True)

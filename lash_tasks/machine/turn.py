@@ -27,7 +27,6 @@ from lash_tasks.domain.ids import (
     tool_idempotency_key,
     unique_call_ids,
 )
-from lash_tasks.domain.inputs import QueuedInput, injected_message, user_messages
 from lash_tasks.domain.journal import EffectKind, Envelope
 from lash_tasks.domain.messages import (
     Origin,
@@ -35,6 +34,7 @@ from lash_tasks.domain.messages import (
     TextPart,
     ToolCallPart,
 )
+from lash_tasks.domain.queue import Queued, opening_messages
 from lash_tasks.domain.turns import (
     AgentFrameSwitch,
     FailureClass,
@@ -85,10 +85,10 @@ MAX_CORRECTIONS = 2
 """How often a model is told that its answer does not fit before the turn ends."""
 
 
-def begin(intent: TurnIntent, agent: AgentSnapshot, history: Transcript, inputs: Sequence[QueuedInput]) -> Step:
+def begin(intent: TurnIntent, agent: AgentSnapshot, history: Transcript, inputs: Sequence[Queued]) -> Step:
     """The turn with its inputs in the transcript, and its first order."""
     ids = [message_id(intent.turn_index, ordinal) for ordinal in range(len(inputs))]
-    turn = Turn(intent=intent, agent=agent, history=history, added=user_messages(inputs, ids))
+    turn = Turn(intent=intent, agent=agent, history=history, added=opening_messages(inputs, ids))
     if agent.instructions is not None:
         return call_model(replace(turn, instructions=agent.instructions))
     effect_id, key = next_key(turn, EffectKind.SYNC_EXECUTION_ENVIRONMENT)
@@ -277,9 +277,10 @@ def _switch_frame(turn: Turn, switch: FrameSwitch) -> Step:
 
 def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointPassed) -> Step:
     for item in reply.joined:
-        id_ = message_id(turn.intent.turn_index, len(turn.added))
-        message = injected_message(item.input, id_, item.batch_id, item.source_key)
-        turn = replace(turn, added=(*turn.added, message), joined=(*turn.joined, item.batch_id))
+        message = item.message(message_id(turn.intent.turn_index, len(turn.added)))
+        turn = replace(turn, joined=(*turn.joined, item.batch_id))
+        if all(known.id != message.id for known in turn.added):
+            turn = replace(turn, added=(*turn.added, message))
     if checkpoint.kind is CheckpointKind.AFTER_WORK:
         return call_model(turn)
     if not reply.joined:

@@ -14,7 +14,7 @@ from lash_tasks.domain.frames import (
 )
 from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.messages import TextPart
-from lash_tasks.domain.queue import BatchDraft
+from lash_tasks.domain.queue import BatchDraft, Queued
 from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnIntent, tool_failure
 from lash_tasks.errors import ErrorCode
 from lash_tasks.stores.protocols import FollowUp, FrameOpening, FrameStore, OpenedTurn
@@ -29,7 +29,7 @@ class Continuation:
 
 
 def continuation(
-    frames: FrameStore, opened: OpenedTurn, switch: FrameSwitch | None, first: int, first_input: QueuedInput
+    frames: FrameStore, opened: OpenedTurn, switch: FrameSwitch | None, first: int, first_input: Queued
 ) -> Continuation | None:
     """How the turn's run goes on; None if it does not. `first` is the number of the first message behind the turn's."""
     if switch is None:
@@ -69,10 +69,10 @@ def _assignment(frames: FrameStore, intent: TurnIntent, frame_id: str | None) ->
     return {"agent": intent.agent} if before is None else before.assignment
 
 
-def _follow_up(intent: TurnIntent, switch: FrameSwitch, first_input: QueuedInput) -> FollowUp:
+def _follow_up(intent: TurnIntent, switch: FrameSwitch, first_input: Queued) -> FollowUp:
     """The same agent in the same version, with the context that the run began with; images stay behind."""
     turn_id = follow_up_turn_id(intent.turn_id)
-    queued = replace(first_input, parts=(TextPart(switch.task),))
+    queued = QueuedInput(first_input.agent, (TextPart(switch.task),), first_input.context)
     batch = BatchDraft(
         id=task_batch_id(intent.session_id, turn_id),
         session_id=intent.session_id,

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lash_tasks.clock import Clock
+from lash_tasks.domain.activity import ActivityType, TurnActivity
 from lash_tasks.domain.codec import JsonObject, encode, short_digest, to_json
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
 from lash_tasks.domain.inputs import ImageRefItem, QueuedInput, TurnInput, context_digest, normalise
-from lash_tasks.domain.queue import BatchDraft, CancelVerdict, Enqueued, When, arrival
-from lash_tasks.errors import InvalidInput, NotFound, PayloadTooLarge
+from lash_tasks.domain.queue import BatchDraft, CancelVerdict, Enqueued, When, arrival, wake_draft
+from lash_tasks.domain.wakes import QueuedWake
+from lash_tasks.errors import InvalidInput, NotFound, PayloadTooLarge, SessionDeleted
 from lash_tasks.ports import Doorbell
 from lash_tasks.runtime.ingress_requests import CancelRequest, SendRequest
+from lash_tasks.runtime.live_writer import LiveWriter
 from lash_tasks.stores.protocols import InputQueue, TurnStore
 
 __all__ = ["CancelAnswer", "CancelRequest", "Ingress", "SendRequest"]
@@ -43,6 +46,7 @@ class Ingress:
     queue: InputQueue
     turns: TurnStore
     doorbell: Doorbell
+    live: LiveWriter
     clock: Clock
     new_id: Callable[[], str]
     max_payload_bytes: int
@@ -59,15 +63,20 @@ class Ingress:
         """
         draft = self._draft(request, request.idempotency_key or default_source_key)
         due = draft.available_at_ms <= self.clock.now_ms() and draft.quiet_ms is None
+
+        def stored() -> None:
+            self._changed(draft.session_id, "enqueued", draft.id)
+            if due:
+                self.doorbell.ring_session(draft.session_id)
+
         if connection is None:
             enqueued = self.queue.enqueue(draft, reject_if_busy=request.when is When.REJECT)
-            if enqueued.created and due:
-                self.doorbell.ring_session(draft.session_id)
+            if enqueued.created:
+                stored()
             return enqueued
         if request.when is When.REJECT:
             raise InvalidInput("when", "'reject' cannot be used with connection=; send it without, or use 'queue'")
-        ring = (lambda: self.doorbell.ring_session(draft.session_id)) if due else None
-        return self.queue.enqueue_with(connection, draft, on_commit=ring).enqueued
+        return self.queue.enqueue_with(connection, draft, on_commit=stored).enqueued
 
     def cancel(self, request: CancelRequest) -> CancelAnswer:
         """Cancel an input that no turn has taken, or ask a turn to stop. Idempotent. NotFound for an unknown input."""
@@ -80,15 +89,38 @@ class Ingress:
         cancellation = self.queue.cancel(session_id, batch_id)
         if cancellation is None:
             raise NotFound("input", batch_id)
+        if cancellation.verdict is CancelVerdict.CANCELLED:
+            self._changed(session_id, "cancelled", batch_id)
         return CancelAnswer(session_id, cancellation.verdict, batch_id, cancellation.turn_id)
+
+    def wake(self, session_id: SessionId, wake: QueuedWake) -> Enqueued | None:
+        """Store what a process tells a session and ring; told twice, it is stored once.
+
+        None for a session that was deleted: there is nobody to tell, and that is no failure.
+        """
+        try:
+            enqueued = self.queue.enqueue(wake_draft(BatchId(self.new_id()), session_id, wake))
+        except SessionDeleted:
+            return None
+        if enqueued.created:
+            self._changed(enqueued.session_id, "enqueued", enqueued.id)
+            self.doorbell.ring_session(session_id)
+        return enqueued
 
     def replay(self, input_id: BatchId) -> Enqueued:
         """Send a dead letter's input again, as a new input; a second replay returns the first's. NotFound."""
         enqueued = self.queue.replay(input_id, BatchId(self.new_id()))
         if enqueued is None:
             raise NotFound("dead letter", input_id)
+        if enqueued.created:
+            self._changed(enqueued.session_id, "enqueued", enqueued.id)
         self.doorbell.ring_session(enqueued.session_id)
         return enqueued
+
+    def _changed(self, session_id: SessionId, how: str, batch_id: BatchId) -> None:
+        """Tell those who watch that the queue is another."""
+        data: JsonObject = {"kind": how, "batch_ids": [batch_id]}
+        self.live.append([TurnActivity(session_id, None, 0, 0, 0, ActivityType.QUEUE_CHANGED, data)])
 
     def _batch_id(self, session_id: SessionId, request: CancelRequest) -> BatchId:
         if request.input_id is not None:

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from lash_tasks.domain.activity import ActivityType
+from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash
-from lash_tasks.domain.codec import digest, encode, from_json, scrub, to_json
+from lash_tasks.domain.codec import JsonValue, digest, encode, from_json, scrub, to_json
 from lash_tasks.domain.ids import BlobRef
-from lash_tasks.domain.inputs import QueuedInput, context_digest
+from lash_tasks.domain.inputs import context_digest
 from lash_tasks.domain.journal import EffectState, RecordReply
+from lash_tasks.domain.messages import text_of_parts
 from lash_tasks.domain.models import DEFAULT_OPTIONS
-from lash_tasks.domain.queue import JoinedInput, decode_joined, encode_joined, input_problem
+from lash_tasks.domain.queue import JoinedInput, Queued, decode_joined, encode_joined, input_problem
 from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnContext, tool_cancelled, tool_failure
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import ErrorCode, LashError, NotFound, StoreUnavailable
@@ -52,7 +53,7 @@ class EffectPerformer:
         services: RuntimeServices,
         opened: OpenedTurn,
         agent: AgentSnapshot,
-        first_input: QueuedInput,
+        first_input: Queued,
         journal: TurnJournal,
         live: LivePublisher,
         engagement: Engagement,
@@ -279,13 +280,27 @@ class EffectPerformer:
                 for batch in batches:
                     if (problem := input_problem(batch)) is not None:
                         log.error("an input cannot be read", extra={"batch_id": batch.id, "problem": problem})
-                return decode_joined(encode_joined(batches))
+                joined = decode_joined(encode_joined(batches))
+                self._show_joined(effect, joined)
+                return joined
             case CheckpointRefused.EMPTY:
                 return ()
             case CheckpointRefused.EXISTS:
                 raise StoreUnavailable("a checkpoint landed unseen; the turn is opened again to read it")
             case CheckpointRefused.FENCED:
                 raise Interrupted(InterruptReason.LOST)
+
+    def _show_joined(self, effect: TakeCheckpoint, joined: Sequence[JoinedInput]) -> None:
+        ids = [item.batch_id for item in joined]
+        self._live.emit(ActivityType.QUEUED_WORK_STARTED, boundary=Boundary.CHECKPOINT.value, batch_ids=list(ids))
+        inputs: list[JsonValue] = [
+            {"id": item.source_key, "input_id": item.batch_id, "message": text_of_parts(item.input.parts)}
+            for item in joined
+            if item.input is not None
+        ]
+        if inputs:
+            self._live.emit(ActivityType.QUEUED_INPUT_ACCEPTED, checkpoint=effect.kind.value, inputs=inputs)
+        self._live.flush()
 
     # ------------------------------------------------------------ recording
 

@@ -12,11 +12,11 @@ import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lash_tasks.domain.activity import ActivityType
+from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import decode, encode
+from lash_tasks.domain.codec import encode
 from lash_tasks.domain.ids import SessionId
-from lash_tasks.domain.inputs import QueuedInput
+from lash_tasks.domain.queue import queued
 from lash_tasks.domain.sessions import Place
 from lash_tasks.domain.turns import (
     MAX_ATTEMPTS,
@@ -210,6 +210,8 @@ class SessionRunner:
             services.live, services.clock, intent.session_id, intent.turn_id, opened.fence, opened.attempt
         )
         live.emit(ActivityType.TURN_STARTED, resumed=opened.resumed, turn_index=intent.turn_index)
+        if not opened.resumed:
+            live.emit(ActivityType.QUEUED_WORK_STARTED, boundary=Boundary.IDLE.value, batch_ids=list(intent.batch_ids))
         try:
             return self._drive_and_commit(opened, before, engagement, live)
         except StoreUnavailable:
@@ -241,7 +243,7 @@ class SessionRunner:
     ) -> tuple[Turn, Drive]:
         services, intent = self._services, opened.intent
         agent = self._snapshot(intent.agent, intent.agent_ref)
-        inputs = [decode(QueuedInput, batch.payload) for batch in opened.batches]
+        inputs = [queued(batch) for batch in opened.batches]
         journal = TurnJournal(self._writer, opened, services.clock, engagement.interrupt)
         performer = EffectPerformer(services, opened, agent, inputs[0], journal, live, engagement)
         drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt, agent.max_iterations)

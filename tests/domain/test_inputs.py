@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lash_tasks.domain.codec import decode, encode
-from lash_tasks.domain.ids import MessageId, blob_ref
+from lash_tasks.domain.ids import blob_ref
 from lash_tasks.domain.inputs import (
     ImageRefItem,
     InputItem,
@@ -17,11 +17,9 @@ from lash_tasks.domain.inputs import (
     TextItem,
     TurnInput,
     image_media_type,
-    injected_message,
     normalise,
-    user_messages,
 )
-from lash_tasks.domain.messages import ImagePart, Message, Origin, Role, TextPart
+from lash_tasks.domain.messages import ImagePart, TextPart
 from lash_tasks.errors import InvalidInput
 from tests.domain.json_values import broken_texts
 from tests.domain.laws import law
@@ -100,21 +98,6 @@ def test_half_an_emoji_does_not_reach_the_transcript() -> None:
     parts, _ = normalise(TurnInput((TextItem("hi \ud83d"), ImageRefItem("x\udc00")), {"x\udc00": PNG}))
 
     assert parts == (TextPart("hi \ufffd"), ImagePart(blob_ref(PNG), "image/png", "x\ufffd"))
-
-
-def test_inputs_that_start_a_turn_together_stay_apart() -> None:
-    inputs = [QueuedInput("support", (TextPart("a"),)), QueuedInput("support", (TextPart("b"),))]
-
-    assert user_messages(inputs, [MessageId("m1.0"), MessageId("m1.1")]) == (
-        Message(MessageId("m1.0"), Role.USER, (TextPart("a"),)),
-        Message(MessageId("m1.1"), Role.USER, (TextPart("b"),)),
-    )
-
-
-def test_an_input_that_joined_says_where_it_came_from() -> None:
-    message = injected_message(QueuedInput("support", (TextPart("a"),)), MessageId("m1.4"), "b9", "msg-991")
-
-    assert message == Message(MessageId("m1.4"), Role.USER, (TextPart("a"),), Origin("injected", "b9", "msg-991"))
 
 
 items = st.lists(st.one_of(broken_texts.map(TextItem), st.sampled_from(["x", "y"]).map(ImageRefItem)), max_size=8).map(

@@ -51,11 +51,22 @@ from lash_tasks.domain.turns import (
     tool_failure,
 )
 from lash_tasks.domain.usage import TokenUsage
+from lash_tasks.domain.wakes import QueuedWake, wake_message
 from lash_tasks.errors import UnsupportedRecordSchemaVersion
 from lash_tasks.machine.effects import InstructionsRendered, OutputChecked
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelResponse, TerminalReason
 
 CALL, BLOB = CallId("call_a"), BlobRef("0f" * 32)
+
+WAKE = QueuedWake(
+    agent="support",
+    process_id="p1",
+    event_type="done",
+    sequence=3,
+    wake_id="w1",
+    text="Hi",
+    caused_by={"turn_id": "t"},
+)
 
 FORMS: list[tuple[object, object, str]] = [
     (
@@ -131,6 +142,20 @@ FORMS: list[tuple[object, object, str]] = [
         (JoinedInput(BatchId("b9"), "msg-991", QueuedInput("support", (TextPart("Hi"),))),),
         '{"d":[{"batch_id":"b9","input":{"agent":"support","parts":[{"text":"Hi","type":"text"}]},'
         '"source_key":"msg-991"}],"v":1}',
+    ),
+    (
+        tuple[JoinedInput, ...],
+        (JoinedInput(BatchId("b9"), WAKE.source_key, wake=WAKE),),
+        '{"d":[{"batch_id":"b9","source_key":"process:p1:event:3:wake","wake":{"agent":"support",'
+        '"caused_by":{"turn_id":"t"},"event_type":"done","process_id":"p1","sequence":3,"text":"Hi","wake_id":"w1"}}],'
+        '"v":1}',
+    ),
+    (
+        Message,
+        wake_message(WAKE),
+        '{"d":{"id":"w1","origin":{"kind":"process","process":{"caused_by":{"turn_id":"t"},"event_type":"done",'
+        '"process_id":"p1","sequence":3,"wake_id":"w1"}},"parts":[{"text":"Background process wake\\nProcess: p1\\n'
+        'Event: done #3\\nWake input:\\nHi","type":"text"}],"role":"event"},"v":1}',
     ),
     (InstructionsRendered, InstructionsRendered("Be brief."), '{"d":{"text":"Be brief."},"v":1}'),
     (

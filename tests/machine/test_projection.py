@@ -69,7 +69,7 @@ def test_a_request_has_two_roles(role: Role, sent_as: Role) -> None:
         (Role.USER, "limit"),
         (Role.ASSISTANT, "limit"),
         (Role.SYSTEM, "Runtime note:\nlimit"),
-        (Role.EVENT, "Runtime event:\nlimit"),
+        (Role.EVENT, "=== TURN EVENTS ===\nlimit"),
     ],
 )
 def test_notes_of_the_runtime_say_that_they_are(role: Role, text: str) -> None:

@@ -106,7 +106,8 @@ def test_many_turns_that_nobody_announced_are_all_told(scene: Scene, clock: Time
 
     clock.after(0.1, commit_silently)
     began = clock.now_ms()
-    assert told(take(events(scene), 51)) == ["snapshot", *(f"committed {number}" for number in range(1, 51))]
+    seen = (event for event in events(scene) if event.type is not ActivityType.QUEUE_CHANGED)
+    assert told(take(seen, 51)) == ["snapshot", *(f"committed {number}" for number in range(1, 51))]
     assert clock.now_ms() - began <= 1000
 
 

@@ -64,6 +64,7 @@ def test_a_turn_is_seen_from_its_start_to_its_commit(watched: Watched) -> None:
     events = watched.run()
     assert types(events) == [
         ActivityType.TURN_STARTED,
+        ActivityType.QUEUED_WORK_STARTED,
         ActivityType.MODEL_REQUEST_STARTED,
         ActivityType.USAGE,
         ActivityType.TOOL_CALL_STARTED,

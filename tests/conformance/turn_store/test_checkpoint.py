@@ -35,7 +35,7 @@ def test_waiting_early_input_joins_and_the_claim_is_recorded(scene: Scene, turn:
     [effect] = scene.open(BOB).journal
     assert (effect.replay_key, effect.state, effect.fence) == ("checkpoint-1", EffectState.DONE, turn.fence)
     joined = decode_joined(effect.outcome or b"")
-    assert [(item.batch_id, item.input.parts[0]) for item in joined] == [
+    assert [(item.batch_id, item.input and item.input.parts[0]) for item in joined] == [
         (first, TextPart("order 13")),
         (second, TextPart("not 12")),
     ]
@@ -150,6 +150,7 @@ def test_a_large_outcome_is_kept_whole(scene: Scene, turn: OpenedTurn) -> None:
     [effect] = scene.open(BOB).journal
 
     [joined] = decode_joined(effect.outcome or b"")
+    assert joined.input is not None
     assert joined.input.parts[0] == TextPart(text)
 
 
