@@ -12,6 +12,7 @@ from lash_tasks.stores.protocols import (
     BlobStore,
     Fleet,
     FrameStore,
+    GraphStore,
     InputQueue,
     Leases,
     LiveReplay,
@@ -24,6 +25,7 @@ from lash_tasks.stores.sql.blobs import SqlBlobStore
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from lash_tasks.stores.sql.frames import SqlFrameStore
+from lash_tasks.stores.sql.graph import SqlGraphStore
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.turns import SqlTurnStore
@@ -38,6 +40,7 @@ class Stores:
     turns: TurnStore
     sessions: SessionStore
     frames: FrameStore
+    graph: GraphStore
     fleet: Fleet
     work: WorkStore
     blobs: BlobStore
@@ -73,6 +76,7 @@ def open_stores(
         turns=SqlTurnStore(database, worker_ttl_ms=settings.lease_ttl_ms),
         sessions=SqlSessionStore(database),
         frames=SqlFrameStore(database),
+        graph=SqlGraphStore(database),
         fleet=SqlFleet(database, worker_ttl_ms=settings.lease_ttl_ms),
         work=SqlWorkStore(database, worker_ttl_ms=settings.lease_ttl_ms),
         blobs=SqlBlobStore(database),

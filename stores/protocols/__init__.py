@@ -8,6 +8,7 @@ milliseconds of the database. Verbs are safe from any thread.
 from lash_tasks.stores.protocols.admissions import AdmissionRequest, Admissions, NotYet
 from lash_tasks.stores.protocols.fleet import Beat, Fleet, WorkerRecord
 from lash_tasks.stores.protocols.frames import FrameStore
+from lash_tasks.stores.protocols.graph import GraphStore
 from lash_tasks.stores.protocols.queue import CallerEnqueued, CallerQueue, InputQueue
 from lash_tasks.stores.protocols.reading import BlobStore, SessionStore
 from lash_tasks.stores.protocols.session_changes import FollowUp, FrameOpening, PathChange, SpecChange, StateWrite
@@ -54,6 +55,7 @@ __all__ = [
     "FrameOpening",
     "FrameStore",
     "GapReason",
+    "GraphStore",
     "InputQueue",
     "LeaseState",
     "Leases",

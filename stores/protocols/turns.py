@@ -10,7 +10,7 @@ from typing import Protocol
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId, WorkerId
 from lash_tasks.domain.journal import JournalRow, RecordedEffect, RecordReply
 from lash_tasks.domain.queue import BatchRecord
-from lash_tasks.domain.sessions import Node, Place, StoredNode
+from lash_tasks.domain.sessions import Node, Place, StoredNode, made_by_turn
 from lash_tasks.domain.turns import TurnIntent
 from lash_tasks.domain.usage import UsageEntry
 from lash_tasks.stores.protocols.session_changes import FollowUp, FrameOpening, PathChange, SpecChange, StateWrite
@@ -147,12 +147,18 @@ class TurnCommit:
     @property
     def changes_session(self) -> bool:
         """Whether more happens to the session than that its history grows."""
-        return bool(self.states or self.spec or self.frame or self.path or self.follow_up)
+        return bool(self.states or self.spec or self.frame or self.path or self.follow_up or self.given)
+
+    @property
+    def given(self) -> tuple[Node, ...]:
+        """Nodes with ids that others than this turn may give as well."""
+        seed = () if self.frame is None else self.frame.nodes
+        return tuple(node for node in (*self.nodes, *seed) if not made_by_turn(node.node_id, self.turn_index))
 
     @property
     def moves_path(self) -> bool:
         """Whether the next turn sees another history than this turn's and its nodes: then nothing of it stays warm."""
-        return bool(self.frame or self.path)
+        return bool(self.frame or self.path or self.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +237,9 @@ class TurnStore(Protocol):
 
         With it land, in this order: the states, the spec, the new frame with its seed nodes, the change of the path,
         the follow-up. A path to a node that is not there is a `conflict`, and so is a frame that is there already.
+
+        A node whose id is there already is a `conflict` if it has another content. With the same content it stays
+        where it is, and if it was hidden it is shown again. That is looked at for the nodes `given`.
         """
         ...
 

@@ -16,8 +16,8 @@ from lash_tasks.domain.frames import (
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.sessions import StoredNode
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.rows import stored_node
-from lash_tasks.stores.sql.tables import frames, nodes, sessions, turns
+from lash_tasks.stores.sql.graph import frame_history
+from lash_tasks.stores.sql.tables import frames, sessions, turns
 
 
 class SqlFrameStore:
@@ -35,17 +35,8 @@ class SqlFrameStore:
             return next(iter(_frames(connection, session_id, frame_id)), None)
 
     def history(self, session_id: SessionId, frame_id: str) -> list[StoredNode]:
-        query = (
-            select(nodes)
-            .where(
-                nodes.c.session_id == session_id,
-                nodes.c.frame_id.is_not_distinct_from(stored_frame_id(session_id, frame_id)),
-                nodes.c.tombstoned_at_ms.is_(None),
-            )
-            .order_by(nodes.c.revision, nodes.c.ordinal)
-        )
         with self._database.reading() as connection:
-            return [stored_node(row) for row in connection.execute(query).mappings()]
+            return frame_history(connection, session_id, stored_frame_id(session_id, frame_id))
 
 
 def _frames(connection: Connection, session_id: SessionId, only: str | None) -> list[FrameRecord]:

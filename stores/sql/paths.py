@@ -43,11 +43,17 @@ leaf (revision, ordinal) AS (
   ) found ORDER BY found.healed LIMIT 1)"""
 """The session's leaf; one that is not there heals to the last message."""
 
-PATH_AS_SHOWN: LiteralString = f"""
-WITH RECURSIVE {CURRENT_LEAF}, {WALK}
+GIVEN_LEAF: LiteralString = """
+leaf (revision, ordinal) AS (SELECT CAST(:leaf_revision AS bigint), CAST(:leaf_ordinal AS integer))"""
+
+ON_PATH: LiteralString = """
 SELECT n.* FROM walk JOIN lash_nodes n ON n.session_id = :session_id AND n.revision = walk.revision
   AND n.ordinal <= walk.upto
-WHERE n.tombstoned_at_ms IS NULL AND n.frame_id IS NOT DISTINCT FROM (
+WHERE n.tombstoned_at_ms IS NULL"""
+"""The nodes of `walk`, in no order."""
+
+PATH_AS_SHOWN: LiteralString = f"""
+WITH RECURSIVE {CURRENT_LEAF}, {WALK} {ON_PATH} AND n.frame_id IS NOT DISTINCT FROM (
   SELECT s.frame_id FROM lash_sessions s WHERE s.id = :session_id)
 ORDER BY n.revision, n.ordinal"""
 """The nodes that a branched session shows, oldest first."""

@@ -9,6 +9,7 @@ from lash_tasks.domain.codec import canonical
 from lash_tasks.domain.ids import blob_ref
 from lash_tasks.stores.protocols import FollowUp, FrameOpening, PathChange, StateWrite, TurnCommit
 from lash_tasks.stores.sql.caller_connections import CallerConnection, PortableStatement
+from lash_tasks.stores.sql.rows import all_nodes, content_bytes, node_kind
 
 # SQLAlchemy has no rows for a statement that returns none, so each returns something.
 _PUT_BODY = PortableStatement.of("""
@@ -40,6 +41,31 @@ WHERE id = :session_id AND EXISTS (
   SELECT 1 FROM lash_nodes n WHERE n.session_id = :session_id AND n.revision = :leaf_revision
     AND n.ordinal = :leaf_ordinal AND n.tombstoned_at_ms IS NULL)
 RETURNING id""")
+_THERE = """
+SELECT n.node_id, n.kind, n.message, n.tombstoned_at_ms FROM lash_nodes n
+WHERE n.session_id = :session_id AND n.revision < :revision AND n.node_id IN (SELECT given.value FROM {ids})"""
+_THERE_POSTGRES = PortableStatement.of(
+    _THERE.format(ids="json_array_elements_text(CAST(:node_ids AS json)) AS given (value)")
+)
+_THERE_SQLITE = PortableStatement.of(_THERE.format(ids="json_each(:node_ids) AS given"))
+_TAKE_BACK = PortableStatement.of(
+    "DELETE FROM lash_nodes WHERE session_id = :session_id AND revision = :revision AND node_id = :node_id"
+    " RETURNING node_id"
+)
+_REVIVE = PortableStatement.of("""
+UPDATE lash_nodes SET tombstoned_at_ms = NULL
+WHERE session_id = :session_id AND node_id = :node_id RETURNING node_id""")
+_PATH_CHANGED = PortableStatement.of(
+    "UPDATE lash_sessions SET path_revision = :revision WHERE id = :session_id RETURNING id"
+)
+_HANG_FIRST = PortableStatement.of("""
+UPDATE lash_nodes SET parent_revision = :leaf_revision, parent_ordinal = :leaf_ordinal
+WHERE session_id = :session_id AND revision = :revision AND ordinal = (
+  SELECT min(n.ordinal) FROM lash_nodes n WHERE n.session_id = :session_id AND n.revision = :revision)
+RETURNING node_id""")
+_KEEP_LEAF = PortableStatement.of("""
+UPDATE lash_sessions SET leaf_revision = :leaf_revision, leaf_ordinal = :leaf_ordinal
+WHERE id = :session_id AND branched RETURNING id""")
 _PUT_BATCH = PortableStatement.of("""
 INSERT INTO lash_batches (id, session_id, agent, state, turn_id, source_key, input_digest, context_digest, early,
   exclusive, merge_key, payload, available_at_ms, enqueued_at_ms)
@@ -58,7 +84,9 @@ RETURNING turn_id""")
 
 def apply_changes(connection: CallerConnection, commit: TurnCommit, revision: int, now_ms: int) -> bool:
     """Apply what the commit changes. False if something does not fit: then the transaction has to be rolled back."""
-    session = {"session_id": commit.session_id, "revision": revision, "now_ms": now_ms}
+    session: dict[str, object] = {"session_id": commit.session_id, "revision": revision, "now_ms": now_ms}
+    if commit.given and not _settle_given(connection, session, commit):
+        return False
     for state in commit.states:
         _write_state(connection, session, state)
     if commit.spec is not None:
@@ -71,6 +99,30 @@ def apply_changes(connection: CallerConnection, commit: TurnCommit, revision: in
     if fits and commit.follow_up is not None:
         _put_follow_up(connection, session, commit, commit.follow_up)
     return fits
+
+
+def _settle_given(connection: CallerConnection, session: dict[str, object], commit: TurnCommit) -> bool:
+    """Take back what the commit has added a second time. False if an id is that of another content."""
+    given = {node.node_id: (node_kind(node), content_bytes(node)) for node in commit.given}
+    if len({node.node_id for node in all_nodes(commit)}) < len(all_nodes(commit)):
+        return False
+    ids = {**session, "node_ids": canonical(list(given)).decode()}
+    there = connection.run(_THERE_POSTGRES if connection.dialect == "postgresql" else _THERE_SQLITE, ids)
+    if any(given[node_id] != (kind, bytes(content)) for node_id, kind, content, _hidden in there):
+        return False
+    for node_id, _kind, _content, hidden in there:
+        connection.run(_TAKE_BACK, {**session, "node_id": node_id})
+        if hidden is not None:
+            connection.run(_REVIVE, {**session, "node_id": node_id})
+            connection.run(_PATH_CHANGED, session)
+    if there:
+        hanging = {
+            "leaf_revision": commit.leaf and commit.leaf.revision,
+            "leaf_ordinal": commit.leaf and commit.leaf.ordinal,
+        }
+        if not connection.run(_HANG_FIRST, {**session, **hanging}):
+            connection.run(_KEEP_LEAF, {**session, **hanging})
+    return True
 
 
 def _write_state(connection: CallerConnection, session: dict[str, object], state: StateWrite) -> None:

@@ -13,7 +13,8 @@ from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.rows import Row, stored_node
+from lash_tasks.stores.sql.graph import shown_history
+from lash_tasks.stores.sql.rows import Row
 from lash_tasks.stores.sql.tables import (
     batches,
     dead_letters,
@@ -57,13 +58,8 @@ class SqlSessionStore:
             return [_head(row) for row in connection.execute(query).mappings()]
 
     def history(self, session_id: SessionId, after_revision: int = 0) -> list[StoredNode]:
-        query = (
-            select(nodes)
-            .where(nodes.c.session_id == session_id, nodes.c.revision > after_revision)
-            .order_by(nodes.c.revision, nodes.c.ordinal)
-        )
         with self._database.reading() as connection:
-            return [stored_node(row) for row in connection.execute(query).mappings()]
+            return shown_history(connection, session_id, after_revision)
 
     def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None:
         if self._database.dialect == "postgresql":
