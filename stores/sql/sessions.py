@@ -119,11 +119,11 @@ class SqlSessionStore:
 
 
 def _exists(connection: Connection, session_id: SessionId) -> bool:
-    """Whether there is anything of the session. Its fence alone tells too: somebody has begun something."""
+    """Whether there is anything of the session. A fence that was never raised says nothing: a look leaves one."""
     traces = (
         exists().where(sessions.c.id == session_id),
         exists().where(batches.c.session_id == session_id),
-        exists().where(fences.c.scope == fence_scope(session_id)),
+        exists().where(fences.c.scope == fence_scope(session_id), fences.c.fence > 0),
     )
     return bool(connection.execute(select(or_(*traces))).scalar_one())
 

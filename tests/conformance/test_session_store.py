@@ -205,6 +205,13 @@ def test_a_second_deletion_keeps_the_first_tombstone(scene: Scene, sessions: Sql
     assert sessions.head(SESSION) == head
 
 
+def test_a_session_that_was_only_looked_at_is_unknown(scene: Scene, sessions: SqlSessionStore) -> None:
+    """On Postgres the look left a fence behind, so the deletion found something there and on SQLite nothing."""
+    assert scene.try_open() is NotOpened.NOTHING
+
+    assert not sessions.delete(SESSION)
+
+
 def test_of_an_unknown_session_there_is_nothing_to_delete(scene: Scene, sessions: SqlSessionStore) -> None:
     before = scene.everything()
     assert not sessions.delete(SessionId("unknown"))
