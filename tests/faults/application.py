@@ -18,7 +18,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from lash_tasks import Agent, Lash, Limits, OpenAI, ToolContext, tool
+from lash_tasks import Agent, Lash, Limits, OpenAI, SwitchFrame, ToolContext, tool
 from lash_tasks.clock import SystemClock
 from lash_tasks.runtime.crash_points import CrashPoint
 
@@ -65,6 +65,15 @@ def charge(text: str, ctx: ToolContext) -> str:
     return f"charged {text}"
 
 
+@tool
+def move(text: str, ctx: ToolContext) -> SwitchFrame | str:
+    """Go on in another frame, once."""
+    _note("move", text, ctx)
+    if text.startswith("task of "):
+        return "arrived"
+    return SwitchFrame(f"task of {text}", initial_messages=[{"role": "assistant", "text": f"it was about {text}"}])
+
+
 def die_once(point: CrashPoint) -> None:
     if point != os.environ.get("LASH_TEST_DIE_AT"):
         return
@@ -94,6 +103,7 @@ lash = Lash(
         Agent(name="counter", model="openai:test", instructions="Count.", tools=[counts]),
         Agent(name="busy", model="openai:test", instructions="Do it.", tools=[counts, charge]),
         Agent(name="charger", model="openai:test", instructions="Charge.", tools=[charge]),
+        Agent(name="mover", model="openai:test", instructions="Move.", tools=[move]),
         Agent(name="patient", model="narrow:test", instructions="Answer."),
     ],
     providers={"narrow": OpenAI(limits=Limits(concurrency=1))},
