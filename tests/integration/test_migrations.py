@@ -20,6 +20,7 @@ from lash_tasks.stores.sql import schema
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.tables import VERSION_TABLE, metadata
 
+DATA = {"data": b"{}"}
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
 
 
@@ -83,6 +84,26 @@ def test_a_second_upgrade_keeps_what_is_there(database: Database, url: str) -> N
     schema.upgrade(url)
     with database.reading() as connection:
         assert connection.execute(text("SELECT fence FROM lash_fences")).scalar_one() == 7
+
+
+def test_going_back_before_sessions_were_graphs_leaves_nothing_that_older_code_misreads(database: Database) -> None:
+    """Without their columns a hidden node was shown again, a plugin's record was a message that nobody could read,
+    which ended every turn of its session, and a command was an input."""
+    schema.upgrade(database.engine)
+    node = "INSERT INTO lash_nodes (session_id, revision, ordinal, node_id, message, kind, tombstoned_at_ms)"
+    batch = """INSERT INTO lash_batches (id, session_id, agent, state, input_digest, context_digest, early, exclusive,
+      available_at_ms, enqueued_at_ms, payload, kind)"""
+    with database.transaction() as connection:
+        for number, kind, hidden_at in ((1, "NULL", "NULL"), (2, "'record'", "NULL"), (3, "NULL", "7")):
+            connection.execute(text(f"{node} VALUES ('s', {number}, 0, 'n{number}', :data, {kind}, {hidden_at})"), DATA)
+        for name, state, kind in (("a", "ready", "NULL"), ("b", "ready", "'command'"), ("c", "consumed", "'command'")):
+            values = f"('{name}', 's', 'support', '{state}', '', '', false, true, 1, 1, :data, {kind})"
+            connection.execute(text(f"{batch} VALUES {values}"), DATA)
+    schema.downgrade(database.engine, "0003_shorter_indexes")
+    with database.reading() as connection:
+        assert connection.execute(text("SELECT node_id FROM lash_nodes")).scalars().all() == ["n1"]
+        assert connection.execute(text("SELECT id FROM lash_batches ORDER BY id")).scalars().all() == ["a", "c"]
+    schema.upgrade(database.engine)
 
 
 def test_an_older_schema_is_behind_and_a_newer_one_is_not(database: Database) -> None:

@@ -106,6 +106,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # What the columns told apart, older code would take for messages that are shown and for inputs of users.
+    op.execute("DELETE FROM lash_nodes WHERE kind IS NOT NULL OR tombstoned_at_ms IS NOT NULL")
+    op.execute("DELETE FROM lash_batches WHERE kind = 'command' AND state = 'ready'")
     for table in ("lash_attachments", "lash_states", "lash_frames"):
         op.drop_table(table)
     op.drop_index("ix_lash_sessions_parent_id", "lash_sessions")
