@@ -34,7 +34,7 @@ from lash_tasks.domain.turns import (
 from lash_tasks.domain.usage import NO_USAGE, UsageEntry
 from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.observation.listening import WOKEN, Pace, Sources
-from lash_tasks.runtime.frame_runs import continuation
+from lash_tasks.runtime.frame_runs import End, continuation
 from lash_tasks.runtime.ingress import Ingress, SendRequest
 from lash_tasks.runtime.live_writer import LiveWriter
 from lash_tasks.stores.memory import open_memory_stores
@@ -192,7 +192,7 @@ class Scene:
         """Commit the turn and tell nobody."""
         intent = opened.intent
         first_input: QueuedInput = decode(QueuedInput, opened.batches[0].payload)
-        onward = continuation(self.frames, opened, switch, 2, first_input)
+        onward = continuation(self.frames, opened, switch, End(2, None), first_input)
         outcome: TurnOutcome = finished(text) if dead_reason is None else stopped(StopKind.RUNTIME_ERROR)
         if switch is not None:
             outcome = AgentFrameSwitch(switch.frame_id, switch.task)

@@ -174,10 +174,11 @@ def frame_id_problem(session_id: SessionId, frame_id: str) -> str | None:
     return name_problem(frame_id, limit=len(session_id) + 300)
 
 
-def seed_nodes(seeds: Sequence[Seed], frame_id: str, turn_index: int, first: int) -> tuple[Node, ...]:
-    """The nodes that a frame begins with: a path of their own. `first` is the first message number that is free."""
+def seed_nodes(
+    seeds: Sequence[Seed], frame_id: str, turn_index: int, first: int, parent: NodeId | None
+) -> tuple[Node, ...]:
+    """The nodes that a frame begins with, behind the node `parent`. `first` is the first message number that is free."""
     nodes: list[Node] = []
-    parent: NodeId | None = None
     for ordinal, seed in enumerate(seeds, first):
         id_: MessageId = message_id(turn_index, ordinal)
         nodes.append(Node(NodeId(id_), parent, Message(id_, seed.role, seed.parts, seed.origin), frame_id))

@@ -12,6 +12,7 @@ from lash_tasks.domain.frames import (
     shown_frame_id,
     task_batch_id,
 )
+from lash_tasks.domain.ids import NodeId
 from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.domain.queue import BatchDraft, Queued
@@ -28,18 +29,26 @@ class Continuation:
     frame: FrameOpening | None
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a turn's messages, behind which a frame begins: how many there are, and the last node of the path."""
+
+    messages: int
+    leaf: NodeId | None
+
+
 def continuation(
-    frames: FrameStore, opened: OpenedTurn, switch: FrameSwitch | None, first: int, first_input: Queued
+    frames: FrameStore, opened: OpenedTurn, switch: FrameSwitch | None, end: End, first_input: Queued
 ) -> Continuation | None:
-    """How the turn's run goes on; None if it does not. `first` is the number of the first message behind the turn's."""
+    """How the turn's run goes on; None if it does not."""
     if switch is None:
         return None
     stays = switch.frame_id == shown_frame_id(opened.intent.session_id, opened.frame_id)
-    frame = None if stays else opening(frames, opened, switch, first)
+    frame = None if stays else opening(frames, opened, switch, end)
     return Continuation(_follow_up(opened.intent, switch, first_input), frame)
 
 
-def opening(frames: FrameStore, opened: OpenedTurn, switch: FrameSwitch, first: int) -> FrameOpening:
+def opening(frames: FrameStore, opened: OpenedTurn, switch: FrameSwitch, end: End) -> FrameOpening:
     """The new frame, behind the messages of the turn. Its turns are given what those of the frame before were."""
     intent = opened.intent
     return FrameOpening(
@@ -48,7 +57,7 @@ def opening(frames: FrameStore, opened: OpenedTurn, switch: FrameSwitch, first: 
         reason=switch.reason,
         assignment=canonical(_assignment(frames, intent, opened.frame_id)).decode(),
         caused_by=canonical({"turn_id": intent.turn_id}).decode(),
-        nodes=seed_nodes(switch.seeds, switch.frame_id, intent.turn_index, first),
+        nodes=seed_nodes(switch.seeds, switch.frame_id, intent.turn_index, end.messages, end.leaf),
     )
 
 

@@ -36,7 +36,7 @@ from lash_tasks.machine.turn import begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
-from lash_tasks.runtime.frame_runs import Continuation, continuation
+from lash_tasks.runtime.frame_runs import Continuation, End, continuation
 from lash_tasks.runtime.journal import TurnJournal, patiently, recorded_claims
 from lash_tasks.runtime.journal_writer import JournalWriter
 from lash_tasks.runtime.live import LivePublisher
@@ -230,7 +230,8 @@ class SessionRunner:
         while True:
             result = assemble(turn, before.leaf, attempt=opened.attempt, frame_id=opened.frame_id)
             first_input = drive.performer.first_input
-            onward = continuation(self._services.frames, opened, result.switch, result.messages, first_input)
+            end = End(result.messages, result.nodes[-1].node_id if result.nodes else before.leaf)
+            onward = continuation(self._services.frames, opened, result.switch, end, first_input)
             verdict = self._commit(opened, engagement, result, drive, before.place, onward)
             if isinstance(verdict, Committed):
                 self._warm.keep(opened.intent.session_id, before.after(result, onward, verdict.revision))

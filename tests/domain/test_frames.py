@@ -20,7 +20,7 @@ from lash_tasks.domain.frames import (
     shown_frame_id,
     stored_frame_id,
 )
-from lash_tasks.domain.ids import CallId, MessageId, SessionId, TurnId
+from lash_tasks.domain.ids import CallId, MessageId, NodeId, SessionId, TurnId
 from lash_tasks.domain.messages import Message, Role, TextPart, ToolCallPart, ToolResultPart
 
 SESSION = SessionId("customer-7")
@@ -101,9 +101,9 @@ def test_what_no_frame_can_begin_with_is_refused(given: object, problem: str) ->
         read_seeds(given)
 
 
-def test_the_nodes_of_a_frame_are_a_path_of_their_own() -> None:
-    first, second = seed_nodes(read_seeds(["a", "b"]), "plan", turn_index=3, first=4)
+def test_the_nodes_of_a_frame_hang_from_the_last_one_of_the_frame_before() -> None:
+    first, second = seed_nodes(read_seeds(["a", "b"]), "plan", turn_index=3, first=4, parent=NodeId("m3.3"))
 
-    assert (first.node_id, first.parent_id, first.frame_id) == ("m3.4", None, "plan")
+    assert (first.node_id, first.parent_id, first.frame_id) == ("m3.4", "m3.3", "plan")
     assert (second.node_id, second.parent_id, second.frame_id) == ("m3.5", "m3.4", "plan")
     assert second.content == Message(MessageId("m3.5"), Role.USER, (TextPart("b"),))

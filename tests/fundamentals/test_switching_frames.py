@@ -49,7 +49,7 @@ def test_the_next_turn_sees_the_seeds_and_the_task() -> None:
         seen.append(request)
         return says("Charged.")
 
-    seeds = tuple(transcript(seed_nodes(SWITCH.seeds, SWITCH.frame_id, turn_index=1, first=3)))
+    seeds = tuple(transcript(seed_nodes(SWITCH.seeds, SWITCH.frame_id, turn_index=1, first=3, parent=None)))
     turn = SmallRuntime(model).run(start(SWITCH.task, history=seeds, turn_index=2))
 
     assert [part.text for message in seen[0].messages for part in message.parts if part.type == "text"] == [
