@@ -177,7 +177,7 @@ def frame_id_problem(session_id: SessionId, frame_id: str) -> str | None:
 def seed_nodes(
     seeds: Sequence[Seed], frame_id: str, turn_index: int, first: int, parent: NodeId | None
 ) -> tuple[Node, ...]:
-    """The nodes that a frame begins with, behind the node `parent`. `first` is the first message number that is free."""
+    """The nodes that a frame begins with, behind the node `parent`. `first` is the first message number to take."""
     nodes: list[Node] = []
     for ordinal, seed in enumerate(seeds, first):
         id_: MessageId = message_id(turn_index, ordinal)
