@@ -14,12 +14,14 @@ from lash_tasks.domain.frames import FrameRecord
 from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.inputs import TurnInput
 from lash_tasks.domain.queue import When
+from lash_tasks.domain.snapshots import SessionSnapshot
 from lash_tasks.domain.turns import AgentFrameRun, AssembledTurn
 from lash_tasks.domain.usage import SessionUsageReport, TokenLedgerEntry, UsageTotal, prompt_usage, usage_report
 from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound, PayloadTooLarge
 from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
 from lash_tasks.observation.receipts import ReceiptStatus, read_status, wait_for_run
+from lash_tasks.observation.snapshots import SnapshotSources, take_snapshot
 from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, SendRequest
 from lash_tasks.runtime.ingress_requests import MAX_QUIET_MS, check_name
 from lash_tasks.settings import Settings
@@ -179,6 +181,12 @@ class Client:
     def frames(self, session_id: str) -> list[FrameRecord]:
         """The frames of a session, oldest first; the last is the one that it is in. None of an unknown session."""
         return self._parts.stores.frames.frames(SessionId(check_name("session_id", session_id)))
+
+    def snapshot(self, session_id: str) -> SessionSnapshot:
+        """A session as it rests between two turns: frames, all nodes, usage. `as_json()` is plain JSON. NotFound."""
+        stores = self._parts.stores
+        sources = SnapshotSources(stores.sessions, stores.frames, stores.graph)
+        return take_snapshot(sources, SessionId(check_name("session_id", session_id)))
 
     def agents(self) -> list[str]:
         """The names of the agents that workers have registered."""
