@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import threading
@@ -21,7 +22,7 @@ from lash_tasks.dispatch import CeleryDoorbell
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.errors import StoreUnavailable
 from lash_tasks.queues import Queue
-from tests.faults.cluster import Cluster, WorkerProcess
+from tests.faults.cluster import START_SECONDS, Cluster, WorkerProcess
 from tests.faults.schedule import Fault, FaultKind
 from tests.faults.traffic import session_name
 from tests.services import PrivatePostgres, PrivateRedis, wait_until
@@ -34,10 +35,12 @@ HELD_BY = "SELECT session_id, turn_id FROM lash_turns WHERE status = 'running' A
 
 @dataclass(slots=True)
 class Loss:
-    """The turns that a worker had when it was killed or stopped."""
+    """The turns that a worker had when it was killed or stopped, and the workers that were up beside it."""
 
     at_ms: int
+    worker: str
     turns: list[tuple[str, str]]
+    others: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Adversary:
     zombie_seconds: float
     done: Counter[FaultKind] = field(default_factory=Counter)
     losses: list[Loss] = field(default_factory=list)
+    outages: list[int] = field(default_factory=list)
+    """When a server was restarted."""
 
     def __post_init__(self) -> None:
         self._clock = SystemClock()
@@ -70,7 +75,7 @@ class Adversary:
 
     def __enter__(self) -> Self:
         self.revive()
-        wait_until(lambda: len(self._ready()) == self.workers, 60, "the workers to be ready")
+        wait_until(lambda: len(self._ready()) == self.workers, START_SECONDS, "the workers to be ready")
         self.start_sender()
         return self
 
@@ -89,10 +94,12 @@ class Adversary:
         while len(self._fleet) < self.workers:
             self._started += 1
             self._fleet.append(self.cluster.start_worker(f"w{self._started}", concurrency=CONCURRENCY))
+            self._note("started", worker=self._fleet[-1].name, pid=self._fleet[-1].pid)
         for worker, until in list(self._stopped.items()):
             if self._clock.monotonic() >= until:
                 worker.signal(signal.SIGCONT)
                 del self._stopped[worker]
+                self._note("woken", worker=worker.name)
         if self._sender is not None and self._sender.poll() is not None:
             self.start_sender()
 
@@ -146,8 +153,15 @@ class Adversary:
             FaultKind.DROP_RINGS: self._drop_rings,
             FaultKind.KILL_SENDER: self._replace_sender,
         }
+        self._note(fault.kind.value)
         inflictions[fault.kind](fault.chance)
         self.done[fault.kind] += 1
+
+    def _note(self, what: str, **more: object) -> None:
+        """A line for whoever wonders later what was going on."""
+        line = {"at_ms": self._clock.now_ms(), "what": what, **more}
+        with (self.cluster.directory / "faults.log").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
 
     def _victim(self, chance: float) -> WorkerProcess:
         """One of the workers that are up; rather one that has turns than one that has none."""
@@ -171,20 +185,26 @@ class Adversary:
         worker = self._victim(chance)
         held = self._held_by(worker)
         worker.kill()
-        self.losses.append(Loss(self._clock.now_ms(), held))
+        self._lost("killed", worker, held)
 
     def _stop(self, chance: float) -> None:
         worker = self._victim(chance)
         held = self._held_by(worker)
         worker.signal(signal.SIGSTOP)
-        self.losses.append(Loss(self._clock.now_ms(), held))
         self._stopped[worker] = self._clock.monotonic() + self.zombie_seconds * (1 + chance)
+        self._lost("stopped", worker, held)
+
+    def _lost(self, how: str, worker: WorkerProcess, held: list[tuple[str, str]]) -> None:
+        others = frozenset(other.name for other in self._ready() if other is not worker)
+        self.losses.append(Loss(self._clock.now_ms(), worker.name, held, others))
+        self._note(how, worker=worker.name, pid=worker.pid, turns=held)
 
     def _flush(self, chance: float) -> None:
         with redis.Redis.from_url(self.redis.url) as connection:
             connection.flushall()
 
     def _restart(self, server: PrivatePostgres | PrivateRedis, how: signal.Signals, chance: float) -> None:
+        self.outages.append(self._clock.now_ms())
         server.restart(how, after=lambda: self.rest(LONGEST_OUTAGE * chance))
 
     def _double_rings(self, chance: float) -> None:

@@ -32,6 +32,8 @@ from tests.faults.traffic import acknowledged, sent
 from tests.services import PrivatePostgres, PrivateRedis, wait_until
 
 LEASE_TTL = 2.0
+OUTAGE_MS = 5000
+"""How long the restart of a server may be felt."""
 QUIET_SECONDS = 120.0
 """How long the workers may take for what is left when the last fault is over."""
 SENDER_THREADS = 4
@@ -82,6 +84,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
             known = sent(plan.seed, plan.pause_ms, acknowledged(log), read_keys(client))
             evidence = read_evidence(client, known, endpoint.asked, cluster.tool_runs())
             commits = _commits(client)
+        (directory / "commits.json").write_text(json.dumps([[*turn, at_ms] for turn, at_ms in commits.items()]))
         violations = check(evidence)
         violations += [
             Violation(Wrong.TWICE, "endpoint", f"{text!r} twice in one request") for text in endpoint.doubled
@@ -90,15 +93,32 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
         return {**summary, "unfinished": left, "seconds": round(time.monotonic() - started, 1)}
 
 
-def take_overs(losses: list[Loss], commits: Mapping[tuple[str, str], int]) -> tuple[list[float], list[float]]:
-    """Seconds from a loss of a worker to the commit of a turn it had: after each loss, and after the turn's last."""
-    after_each, last = [], {}
+@dataclass(frozen=True, slots=True)
+class TakeOvers:
+    """Seconds from the loss of a worker to the commit of a turn that it had."""
+
+    after_each: list[float]
+    """After every loss, also one that another followed before the commit."""
+    undisturbed: list[float]
+    """Where a worker that was up at the loss stayed up, and so did the servers."""
+
+
+def take_overs(losses: list[Loss], outages: list[int], commits: Mapping[tuple[str, str], int]) -> TakeOvers:
+    """The take-overs of a run."""
+    found = TakeOvers([], [])
     for loss in losses:
         for turn in loss.turns:
-            if turn in commits and commits[turn] > loss.at_ms:
-                last[turn] = (commits[turn] - loss.at_ms) / 1000
-                after_each.append(last[turn])
-    return after_each, list(last.values())
+            committed_ms = commits.get(turn, 0)
+            if committed_ms <= loss.at_ms:
+                continue
+            seconds = (committed_ms - loss.at_ms) / 1000
+            found.after_each.append(seconds)
+            lost = {later.worker for later in losses if loss.at_ms < later.at_ms <= committed_ms}
+            out = any(loss.at_ms - OUTAGE_MS < at_ms <= committed_ms for at_ms in outages)
+            again = any(turn in later.turns for later in losses if loss.at_ms < later.at_ms <= committed_ms)
+            if loss.others - lost and not out and not again:
+                found.undisturbed.append(seconds)
+    return found
 
 
 def _meet_faults(plan: Plan, adversary: Adversary, client: Client, log: Path) -> None:
@@ -142,7 +162,7 @@ def _summary(
     violations: list[Violation],
     commits: Mapping[tuple[str, str], int],
 ) -> dict[str, Any]:
-    after_each, after_last = take_overs(adversary.losses, commits)
+    took = take_overs(adversary.losses, adversary.outages, commits)
     wrong = Counter(violation.wrong for violation in violations)
     states = Counter(one.state for one in evidence.stored)
     opened = checker.openings(evidence)
@@ -169,8 +189,8 @@ def _summary(
         "tool_runs": sum(evidence.ran.values()) + sum(evidence.never_ran.values()),
         **{kind.value: wrong[kind] for kind in Wrong},
         "wrong": [str(violation) for violation in violations[:SHOWN]],
-        "take_over_seconds": _spread(after_each),
-        "take_over_seconds_after_the_last_loss": _spread(after_last),
+        "take_over_seconds": _spread(took.after_each),
+        "take_over_seconds_undisturbed": _spread(took.undisturbed),
     }
 
 

@@ -50,6 +50,21 @@ def test_the_parts_of_a_run_add_up_to_it() -> None:
 
 
 def test_a_take_over_lasts_from_the_loss_to_the_commit_of_the_turn() -> None:
-    losses = [Loss(1000, [("s", "t1"), ("s", "t2"), ("s", "t3")]), Loss(3000, [("s", "t1")])]
-    commits = {("s", "t1"): 3500, ("s", "t2"): 900}
-    assert take_overs(losses, commits) == ([2.5, 0.5], [0.5]), "one had committed before, one never did"
+    turn, later, never = ("s", "t1"), ("s", "t2"), ("s", "t3")
+    losses = [Loss(1000, "a", [turn, later, never], frozenset("b")), Loss(3000, "c", [turn], frozenset("b"))]
+    commits = {turn: 3500, later: 2000}
+    assert take_overs(losses, [], commits).after_each == [2.5, 1.0, 0.5], "one was never committed"
+
+
+def test_a_take_over_is_undisturbed_while_a_worker_and_the_servers_stay_up() -> None:
+    turn = ("s", "t1")
+    first, commits = Loss(10_000, "a", [turn], frozenset("b")), {turn: 12_500}
+
+    def undisturbed(*later: Loss, outages: list[int]) -> list[float]:
+        return take_overs([first, *later], outages, commits).undisturbed
+
+    assert undisturbed(outages=[]) == [2.5]
+    assert undisturbed(Loss(12_600, "b", []), outages=[20_000]) == [2.5]
+    assert undisturbed(Loss(11_000, "b", []), outages=[]) == []
+    assert undisturbed(Loss(11_000, "c", [turn]), outages=[]) == []
+    assert undisturbed(outages=[9_000]) == undisturbed(outages=[11_000]) == []
