@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.commands import CommandKind
+from lash_tasks.domain.founding import Start
 from lash_tasks.domain.frames import FrameRecord
 from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.inputs import TurnInput
 from lash_tasks.domain.queue import When
 from lash_tasks.domain.snapshots import SessionSnapshot
 from lash_tasks.domain.turns import AgentFrameRun, AssembledTurn
-from lash_tasks.domain.usage import SessionUsageReport, TokenLedgerEntry, UsageTotal, prompt_usage, usage_report
+from lash_tasks.domain.usage import (
+    SessionUsageReport,
+    UsageTotal,
+    ledger_of,
+    merge_totals,
+    prompt_usage,
+    usage_report,
+)
 from lash_tasks.errors import BlockingWaitInWorker, InvalidInput, NotFound, PayloadTooLarge
 from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
 from lash_tasks.observation.receipts import ReceiptStatus, read_status, wait_for_run
 from lash_tasks.observation.snapshots import SnapshotSources, take_snapshot
-from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, SendRequest
+from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, CommandRequest, SendRequest
 from lash_tasks.runtime.ingress_requests import MAX_QUIET_MS, check_name
+from lash_tasks.runtime.registrar import SessionInfo
+from lash_tasks.runtime.session_requests import CreateRequest
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores
 from lash_tasks.wiring import ClientParts, open_client_parts
@@ -65,6 +76,8 @@ class Client:
         agent: str,
         idempotency_key: str | None = None,
         context: JsonObject | None = None,
+        model: str | None = None,
+        parent: str | None = None,
         when: str = When.QUEUE,
         merge_key: str | None = None,
         quiet: float | timedelta | None = None,
@@ -83,13 +96,18 @@ class Client:
         neighbours of the same `merge_key`; with `quiet` (seconds or a timedelta) not before none of them has come
         for so long, but at the latest after ten times that. Inputs of different contexts share no turn.
 
+        `model` (`provider:model`) answers this one turn in place of the session's. With `parent` the session must be
+        a child of it.
+
         `connection` is a SQLAlchemy Connection or Session, a psycopg 3
         connection or Django's; where it cannot say when it has committed, call `receipt.ring()` then or leave it to
         the sweep.
 
         Raises InvalidInput (with the field), PayloadTooLarge, UnknownAgent, NoWorkerHasRegistered,
-        IdempotencyConflict, SessionBusy, SessionDeleted and StoreMismatch; then nothing was stored.
+        IdempotencyConflict, SessionBusy, SessionDeleted, SessionMismatch and StoreMismatch; then nothing was stored.
         """
+        if parent is not None:
+            self._parts.registrar.require_child(_session("session_id", session_id), _session("parent", parent))
         request = _parsed(
             {
                 "session_id": session_id,
@@ -97,6 +115,7 @@ class Client:
                 **_content(text),
                 "idempotency_key": idempotency_key,
                 "context": context,
+                "model": model,
                 "when": when,
                 "merge_key": merge_key,
                 "quiet_ms": _quiet_ms(quiet),
@@ -165,18 +184,151 @@ class Client:
         """The tokens that committed turns have used, by source and model: of one session or of all that exist.
 
         With `since` only of turns committed then or later. A recorded answer counts once, however often its turn was
-        resumed.
+        resumed. That of one session has its children's under their labels.
         """
-        session = None if session_id is None else SessionId(check_name("session_id", session_id))
-        return self._parts.stores.sessions.usage(session, _milliseconds("since", since) or 0)
+        sessions, since_ms = self._parts.stores.sessions, _milliseconds("since", since) or 0
+        if session_id is None:
+            return sessions.usage(None, since_ms)
+        session = _session("session_id", session_id)
+        return merge_totals([*sessions.usage(session, since_ms), *sessions.children_usage(session, since_ms)])
 
     def usage_report(self, session_id: str) -> SessionUsageReport:
-        """A session's tokens in one report: in all, by source, by model, by both, and the size of its last prompt."""
-        session = SessionId(check_name("session_id", session_id))
+        """A session's tokens in one report: in all, by source, by model, by both, and the size of its last prompt.
+
+        Those of its children are among them, and once more by themselves.
+        """
+        session = _session("session_id", session_id)
         sessions = self._parts.stores.sessions
-        entries = (TokenLedgerEntry(row.source, row.model, row.usage) for row in sessions.usage(session))
         last = sessions.last_call(session)
-        return usage_report(entries, None if last is None else prompt_usage(last))
+        return usage_report(
+            ledger_of(sessions.usage(session)),
+            None if last is None else prompt_usage(last),
+            children=ledger_of(sessions.children_usage(session)),
+        )
+
+    # ------------------------------------------------------------ sessions
+
+    def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        agent: str | None = None,
+        name: str | None = None,
+        parent: str | None = None,
+        caused_by: JsonObject | None = None,
+        usage_source: str | None = None,
+        start: str = Start.EMPTY,
+        source: str | None = None,
+        initial_messages: Sequence[object] = (),
+        spec: JsonObject | None = None,
+        fresh: bool = False,
+        expected_revision: int | None = None,
+    ) -> SessionInfo:
+        """Create a session, under an id of its own or a new one, and return it with the policy of its turns.
+
+        A session also comes to be by being sent to; this one has a `name`, says something over its agent's policy
+        (`spec`), or is a child: `parent` is whose, `caused_by` says by what, and `usage_source` is the label its usage
+        has in the parent's report. `start` is `empty`, `current_session` for a copy of what the parent shows now, or
+        `existing_session` for a copy of `source`; `initial_messages` follow. A deleted id may be created again.
+
+        `fresh` lets a session that exists begin anew, provided that it is at `expected_revision`, by default the one
+        that it has now: nothing that it showed can be reached any more.
+
+        Raises InvalidInput (with the field), SessionAlreadyExists, NotFound and SessionDeleted (of a parent or source);
+        with `fresh` HeadRevisionConflict and SessionBusy. Then nothing was stored.
+        """
+        values = {
+            "session_id": session_id if session_id is not None else self._parts.registrar.new_session_id(),
+            "agent": agent,
+            "name": name,
+            "parent": parent,
+            "caused_by": caused_by,
+            "usage_source": usage_source,
+            "start": start,
+            "source": source,
+            "spec": spec,
+        }
+        new = CreateRequest.parse(values, initial_messages)
+        if not fresh:
+            return self._parts.registrar.create(new)
+        if new.source_id is not None or new.parent_id is not None:
+            raise InvalidInput("fresh", "begins with initial_messages only; leave out parent, start and source")
+        return self._parts.registrar.begin_anew(new, expected_revision)
+
+    def session(self, session_id: str) -> SessionInfo:
+        """The session as it stands, with the policy that its turns go by. NotFound, SessionDeleted."""
+        return self._parts.registrar.show(_session("session_id", session_id))
+
+    def children(self, session_id: str) -> list[SessionInfo]:
+        """The sessions that were created as children of this one and are not deleted, oldest first."""
+        return self._parts.registrar.children(_session("session_id", session_id))
+
+    def rename_session(self, session_id: str, name: str) -> SessionInfo:
+        """Give the session another name. NotFound, SessionDeleted."""
+        return self._parts.registrar.rename(_session("session_id", session_id), check_name("name", name))
+
+    def delete_session(self, session_id: str, *, only_if_idle: bool = False) -> bool:
+        """Delete the session with everything in it; a running turn of it is thrown out, its children stay.
+
+        With `only_if_idle` SessionBusy while a turn of it is unfinished. Idempotent; False if there never was one.
+        """
+        return self._parts.stores.sessions.delete(_session("session_id", session_id), only_if_idle=only_if_idle)
+
+    def command(
+        self,
+        session_id: str,
+        kind: str,
+        arguments: JsonObject | None = None,
+        *,
+        idempotency_key: str,
+        agent: str | None = None,
+        connection: object | None = None,
+    ) -> Receipt:
+        """Send a command: `configure_session`, `reset_session`, `branch_to_node`, `append_session_nodes` and so on.
+
+        It waits its turn among the session's input and is applied in a turn of its own, without a model call;
+        `receipt.result().output` says what it did. The same key with the same command returns the first receipt.
+        Without `agent` it is for the session's. Raises what `send` raises, and BlankCommandKey.
+        """
+        request = CommandRequest.parse(
+            {
+                "session_id": session_id,
+                "kind": kind,
+                "arguments": {} if arguments is None else arguments,
+                "idempotency_key": idempotency_key,
+                "agent": agent,
+            }
+        )
+        accepted = self._parts.ingress.command(request, connection=connection)
+        return Receipt(accepted.session_id, accepted.id, accepted.created, self)
+
+    def configure(
+        self, session_id: str, *, agent: str | None = None, idempotency_key: str | None = None, **spec: Any
+    ) -> Receipt:
+        """The command `configure_session`: `model`, `max_turns`, `instructions`, `options`, `tools`, `inherit`.
+
+        What is not given stays as it is; None takes back what the session had said, and for `max_turns` the bound.
+        """
+        return self._command(session_id, CommandKind.CONFIGURE_SESSION, {"spec": spec}, agent, idempotency_key)
+
+    def reset(
+        self,
+        session_id: str,
+        *,
+        reason: str | None = None,
+        agent: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Receipt:
+        """The command `reset_session`: the session goes on with nothing said; its policy and its usage stay."""
+        return self._command(session_id, CommandKind.RESET_SESSION, {"reason": reason}, agent, idempotency_key)
+
+    def _command(
+        self, session_id: str, kind: CommandKind, arguments: JsonObject, agent: str | None, key: str | None
+    ) -> Receipt:
+        key = key if key is not None else self._parts.ingress.new_id()
+        return self.command(session_id, kind, arguments, idempotency_key=key, agent=agent)
+
+    # ------------------------------------------------------------ the application
 
     def frames(self, session_id: str) -> list[FrameRecord]:
         """The frames of a session, oldest first; the last is the one that it is in. None of an unknown session."""
@@ -254,6 +406,10 @@ class Receipt:
     @property
     def _ids(self) -> tuple[SessionId, BatchId]:
         return SessionId(self.session_id), BatchId(self.input_id)
+
+
+def _session(field: str, value: object) -> SessionId:
+    return SessionId(check_name(field, value))
 
 
 def _content(text: object) -> dict[str, Any]:

@@ -3,11 +3,14 @@
     LashError
     ├── InvalidInput              refused at the door, names the field, nothing is stored
     │   ├── PayloadTooLarge
+    │   ├── BlankCommandKey
     │   ├── UnknownAgent
     │   └── NoWorkerHasRegistered
     ├── IdempotencyConflict       the key was used before with another input
     ├── SessionBusy               when="reject" and the session has work
     ├── SessionDeleted
+    ├── SessionAlreadyExists      sessions are created once
+    ├── SessionMismatch           a session is not the child of the one named with it
     ├── NotFound
     ├── ConfigurationError        the sentence says what to change
     ├── BlockingWaitInWorker
@@ -19,6 +22,7 @@
     └── StoreError
         ├── StoreUnavailable      the database cannot be reached or gave up (retryable)
         ├── CommitConflict        a turn's commit does not fit the head: a bug, nothing was written
+        ├── HeadRevisionConflict  somebody else has changed the session meanwhile
         ├── StoreMismatch         connection= reaches another database
         ├── SchemaBehind
         └── UnsupportedRecordSchemaVersion
@@ -50,6 +54,14 @@ class ErrorCode(StrEnum):
     """The input was sent with `when="reject"` and the session has work. Send it later or without."""
     SESSION_DELETED = "session_deleted"
     """The session was deleted and stays so. Use another session id."""
+    SESSION_ALREADY_EXISTS = "session_already_exists"
+    """A session is created once. Use another id, or open it afresh with `fresh=True`."""
+    SESSION_MISMATCH = "session_mismatch"
+    """The session is not a child of the one that was named as its parent; nothing was stored."""
+    SESSION_COMMAND_IDEMPOTENCY_KEY = "session_command_idempotency_key"
+    """A session command needs an idempotency key, and was given a blank one."""
+    HEAD_REVISION_CONFLICT = "head_revision_conflict"
+    """Somebody else has changed the session since it was read; nothing was written. Read it again."""
     NOT_FOUND = "not_found"
     """There is no session, turn, input or dead letter of this name."""
     CONFIGURATION = "configuration"
@@ -161,6 +173,16 @@ class PayloadTooLarge(InvalidInput):
         self.args = (field, size, limit)
 
 
+class BlankCommandKey(InvalidInput):
+    """A session command without a key: two of them could not be told from one that was sent twice."""
+
+    code = ErrorCode.SESSION_COMMAND_IDEMPOTENCY_KEY
+
+    def __init__(self) -> None:
+        super().__init__("idempotency_key", "must not be blank; give every command a key of its own")
+        self.args = ()
+
+
 class UnknownAgent(InvalidInput):
     code = ErrorCode.UNKNOWN_AGENT
 
@@ -206,6 +228,27 @@ class SessionDeleted(LashError):
 
     def sentence(self) -> str:
         return f"session {self.args[0]!r} was deleted; use another session id"
+
+
+class SessionAlreadyExists(LashError):
+    code = ErrorCode.SESSION_ALREADY_EXISTS
+
+    def sentence(self) -> str:
+        return f"session {self.args[0]!r} exists already; use another id, or fresh=True to begin it anew"
+
+
+class SessionMismatch(LashError):
+    """The ids that were given together do not belong together."""
+
+    code = ErrorCode.SESSION_MISMATCH
+
+    def __init__(self, session_id: str, parent_id: str) -> None:
+        super().__init__(session_id, parent_id)
+
+    def sentence(self) -> str:
+        return (
+            f"session {self.args[0]!r} is not a child of session {self.args[1]!r}; name the parent it was created with"
+        )
 
 
 class NotFound(LashError):
@@ -306,6 +349,21 @@ class CommitConflict(StoreError):
         session_id, turn_id, reason = self.args
         return (
             f"turn {turn_id!r} does not fit what is stored of session {session_id!r} ({reason}); report this as a bug"
+        )
+
+
+class HeadRevisionConflict(StoreError):
+    code = ErrorCode.HEAD_REVISION_CONFLICT
+
+    def __init__(self, session_id: str, expected: int, actual: int) -> None:
+        super().__init__(session_id, expected, actual)
+        self.expected = expected
+        self.actual = actual
+
+    def sentence(self) -> str:
+        return (
+            f"session {self.args[0]!r} is at revision {self.actual} and not at {self.expected}: "
+            "somebody else has changed it; read it again"
         )
 
 

@@ -19,6 +19,7 @@ class Queue(StrEnum):
 class Task(StrEnum):
     SEND = "lash.send"
     CANCEL = "lash.cancel"
+    COMMAND = "lash.command"
     RUN_SESSION = "lash.run_session"
     RESUME_TURN = "lash.resume_turn"
     RESCUE = "lash.rescue"
@@ -30,6 +31,7 @@ class Task(StrEnum):
 ROUTES: dict[Task, Queue] = {
     Task.SEND: Queue.INGRESS,
     Task.CANCEL: Queue.INGRESS,
+    Task.COMMAND: Queue.INGRESS,
     Task.RUN_SESSION: Queue.TURNS,
     Task.RESUME_TURN: Queue.CHECKPOINTS,
     Task.RESCUE: Queue.MAINTENANCE,

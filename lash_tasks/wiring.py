@@ -24,6 +24,7 @@ from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.gatekeeper import Gatekeeper
 from lash_tasks.runtime.ingress import Ingress
 from lash_tasks.runtime.live_writer import LiveWriter
+from lash_tasks.runtime.registrar import Registrar
 from lash_tasks.runtime.running_worker import RunningWorker
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.session_runner import in_turn
@@ -45,6 +46,11 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+def new_session_id() -> str:
+    """An id for a session that was given none."""
+    return str(uuid.uuid4())
+
+
 def new_token() -> LeaseToken:
     return LeaseToken(secrets.token_hex(16))
 
@@ -60,6 +66,7 @@ class ClientParts:
     stores: Stores
     doorbell: Doorbell
     ingress: Ingress
+    registrar: Registrar
     clock: Clock
     in_worker: Callable[[], bool]
     close: Callable[[], None]
@@ -108,6 +115,9 @@ def client_parts(
         stores=stores,
         doorbell=doorbell,
         ingress=open_ingress(settings, stores, doorbell, clock),
+        registrar=Registrar(
+            registry=stores.registry, sessions=stores.sessions, fleet=stores.fleet, new_session_id=new_session_id
+        ),
         clock=clock,
         in_worker=_in_worker,
         close=close,
@@ -120,6 +130,7 @@ def open_ingress(
     return Ingress(
         queue=stores.queue,
         turns=stores.turns,
+        registry=stores.registry,
         doorbell=doorbell,
         live=live or LiveWriter(stores.live),
         clock=clock,
@@ -170,6 +181,7 @@ def open_worker(
         clock=clock,
         turns=stores.turns,
         frames=stores.frames,
+        graph=stores.graph,
         fleet=stores.fleet,
         work=stores.work,
         blobs=stores.blobs,

@@ -16,6 +16,7 @@ from lash_tasks.stores.protocols import (
     InputQueue,
     Leases,
     LiveReplay,
+    SessionRegistry,
     SessionStore,
     Slots,
     TurnStore,
@@ -27,6 +28,7 @@ from lash_tasks.stores.sql.fleet import SqlFleet
 from lash_tasks.stores.sql.frames import SqlFrameStore
 from lash_tasks.stores.sql.graph import SqlGraphStore
 from lash_tasks.stores.sql.queue import SqlInputQueue
+from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.turns import SqlTurnStore
 from lash_tasks.stores.sql.work import SqlWorkStore
@@ -41,6 +43,7 @@ class Stores:
     sessions: SessionStore
     frames: FrameStore
     graph: GraphStore
+    registry: SessionRegistry
     fleet: Fleet
     work: WorkStore
     blobs: BlobStore
@@ -77,6 +80,7 @@ def open_stores(
         sessions=SqlSessionStore(database),
         frames=SqlFrameStore(database),
         graph=SqlGraphStore(database),
+        registry=SqlSessionRegistry(database),
         fleet=SqlFleet(database, worker_ttl_ms=settings.lease_ttl_ms),
         work=SqlWorkStore(database, worker_ttl_ms=settings.lease_ttl_ms),
         blobs=SqlBlobStore(database),

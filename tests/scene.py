@@ -44,6 +44,7 @@ from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from lash_tasks.stores.sql.frames import SqlFrameStore
 from lash_tasks.stores.sql.queue import SqlInputQueue
+from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.turns import SqlTurnStore
 
@@ -134,6 +135,7 @@ class Scene:
         self.ingress = Ingress(
             queue=self.queue,
             turns=self.turns,
+            registry=SqlSessionRegistry(self.database),
             doorbell=self.doorbell,
             live=LiveWriter(self.live),
             clock=self.clock,

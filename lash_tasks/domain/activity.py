@@ -25,6 +25,8 @@ class ActivityType(StrEnum):
     TOOL_CALL_COMPLETED = "tool_call_completed"
     RETRY_STATUS = "retry_status"
     USAGE = "usage"
+    SESSION_CONFIG_CHANGED = "session_config_changed"
+    """What the session says over its agent's policy is another now; the data has the previous and the current one."""
     COMMITTED = "committed"
     QUEUE_CHANGED = "queue_changed"
     """Input (`batch_ids`) was `enqueued` or `cancelled` (`kind`). An invalidation: SQL knows what waits."""

@@ -47,6 +47,8 @@ class AgentSnapshot:
     """JSON schema that the answer has to fit; None where any text is an answer."""
     options: ModelOptions | None = None
     """None for the default ones."""
+    appended_instructions: str | None = None
+    """What a session says after the instructions, also after those that a function renders."""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -14,8 +14,10 @@ from lash_tasks.domain.messages import ImagePart, TextPart
 from lash_tasks.errors import InvalidInput
 
 
-def context_digest(context: JsonValue) -> str:
-    """What tells contexts apart: inputs of different ones share no turn. Empty for none."""
+def context_digest(context: JsonValue, model: str | None = None) -> str:
+    """What tells contexts apart: inputs of different ones, or for different models, share no turn. Empty for none."""
+    if model is not None:
+        return short_digest([context, model])
     return "" if context is None else short_digest(context)
 
 
@@ -64,6 +66,11 @@ class QueuedInput:
     agent: str
     parts: tuple[InputPart, ...]
     context: JsonObject | None = None
+    model: str | None = None
+    """`provider:model`, for the turn of this input alone; None: the session's."""
+
+    def context_digest(self) -> str:
+        return context_digest(self.context, self.model)
 
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lash_tasks.domain.codec import JsonValue
+from lash_tasks.domain.codec import JsonObject, JsonValue
 from lash_tasks.domain.ids import MessageId, NodeId, SessionId
 from lash_tasks.domain.messages import Message, without_broken_rounds
+from lash_tasks.domain.policies import NOTHING_SAID_OVER, SessionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,22 @@ class SessionHead:
     turn_index: int
     created_at_ms: int
     deleted_at_ms: int | None = None
+    name: str | None = None
+    """None: its id."""
+    parent_id: SessionId | None = None
+    """None: a root; else the session that this one is a child of."""
+    caused_by: JsonObject | None = None
+    usage_source: str | None = None
+    """The label that a child's usage has in its parent's report."""
+    spec: SessionSpec = NOTHING_SAID_OVER
+
+    @property
+    def relation(self) -> JsonObject:
+        """What ties the session to another one, as JSON."""
+        if self.parent_id is None:
+            return {"kind": "root"}
+        cause = {} if self.caused_by is None else {"caused_by": self.caused_by}
+        return {"kind": "child", "parent_session_id": self.parent_id, **cause}
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -118,6 +118,8 @@ class SessionUsageReport:
     by_source_model: tuple[TokenLedgerEntry, ...]
     last_prompt: PromptUsage | None = None
     """How full the context was at the last model call of a turn."""
+    children_usage: tuple[TokenLedgerEntry, ...] = ()
+    """What of all this its children have used, by the label that each was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +143,29 @@ def merge_ledger(entries: Iterable[TokenLedgerEntry]) -> tuple[TokenLedgerEntry,
     return tuple(TokenLedgerEntry(source, model, usage) for (source, model), usage in merged.items() if usage)
 
 
-def usage_report(entries: Iterable[TokenLedgerEntry], last_prompt: PromptUsage | None = None) -> SessionUsageReport:
-    """The report of a ledger."""
-    rows = sorted(merge_ledger(entries), key=lambda row: (row.source, row.model))
+def merge_totals(totals: Iterable[UsageTotal]) -> list[UsageTotal]:
+    """One total for each source and model, in their order."""
+    merged: dict[tuple[str, str], UsageTotal] = {}
+    for total in totals:
+        key = (total.source, total.model)
+        known = merged.get(key, UsageTotal(*key, calls=0, usage=NO_USAGE))
+        merged[key] = UsageTotal(*key, calls=known.calls + total.calls, usage=known.usage + total.usage)
+    return [merged[key] for key in sorted(merged)]
+
+
+def ledger_of(totals: Iterable[UsageTotal]) -> tuple[TokenLedgerEntry, ...]:
+    return tuple(TokenLedgerEntry(total.source, total.model, total.usage) for total in totals)
+
+
+def usage_report(
+    entries: Iterable[TokenLedgerEntry],
+    last_prompt: PromptUsage | None = None,
+    *,
+    children: Iterable[TokenLedgerEntry] = (),
+) -> SessionUsageReport:
+    """The report of a ledger with those of the children in it."""
+    theirs = merge_ledger(children)
+    rows = sorted(merge_ledger([*entries, *theirs]), key=lambda row: (row.source, row.model))
     return SessionUsageReport(
         entry_count=len(rows),
         usage=UsageTotals.of(_sum(rows)),
@@ -151,6 +173,7 @@ def usage_report(entries: Iterable[TokenLedgerEntry], last_prompt: PromptUsage |
         by_model={name: UsageTotals.of(_sum(rows, model=name)) for name in sorted({row.model for row in rows})},
         by_source_model=tuple(rows),
         last_prompt=last_prompt,
+        children_usage=theirs,
     )
 
 

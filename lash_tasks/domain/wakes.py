@@ -7,6 +7,7 @@ from typing import Annotated
 
 from lash_tasks.domain.codec import OMITTED, JsonObject
 from lash_tasks.domain.ids import MessageId
+from lash_tasks.domain.inputs import context_digest
 from lash_tasks.domain.messages import Message, Origin, ProcessOrigin, Role, TextPart
 
 
@@ -22,6 +23,14 @@ class QueuedWake:
     text: str
     caused_by: Annotated[JsonObject | None, OMITTED] = None
     context: Annotated[JsonObject | None, OMITTED] = None
+
+    @property
+    def model(self) -> None:
+        """A wake says nothing about who answers it."""
+        return None
+
+    def context_digest(self) -> str:
+        return context_digest(self.context)
 
     @property
     def source_key(self) -> str:

@@ -54,6 +54,8 @@ def _projected(messages: Sequence[Message]) -> tuple[ModelMessage, ...]:
 
 def _system(agent: AgentSnapshot, instructions: str) -> str:
     """The instructions, and where the answer has a type, how it has to look: words work at every endpoint."""
+    if agent.appended_instructions is not None:
+        instructions = f"{instructions.strip()}\n\n{agent.appended_instructions}"
     if agent.output_schema is None:
         return instructions.strip()
     schema = canonical(agent.output_schema).decode("utf-8", "replace")

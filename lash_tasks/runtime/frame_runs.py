@@ -13,7 +13,7 @@ from lash_tasks.domain.frames import (
     task_batch_id,
 )
 from lash_tasks.domain.ids import NodeId
-from lash_tasks.domain.inputs import QueuedInput, context_digest
+from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.messages import TextPart
 from lash_tasks.domain.queue import BatchDraft, Queued
 from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnIntent, tool_failure
@@ -79,15 +79,15 @@ def _assignment(frames: FrameStore, intent: TurnIntent, frame_id: str | None) ->
 
 
 def _follow_up(intent: TurnIntent, switch: FrameSwitch, first_input: Queued) -> FollowUp:
-    """The same agent in the same version, with the context that the run began with; images stay behind."""
+    """The same agent in the same version, with the context and model that the run began with; images stay behind."""
     turn_id = follow_up_turn_id(intent.turn_id)
-    queued = QueuedInput(first_input.agent, (TextPart(switch.task),), first_input.context)
+    queued = QueuedInput(first_input.agent, (TextPart(switch.task),), first_input.context, first_input.model)
     batch = BatchDraft(
         id=task_batch_id(intent.session_id, turn_id),
         session_id=intent.session_id,
         agent=intent.agent,
         payload=encode(QueuedInput, queued),
         input_digest=short_digest(to_json(QueuedInput, queued)),
-        context_digest=context_digest(first_input.context),
+        context_digest=queued.context_digest(),
     )
     return FollowUp(turn_id=turn_id, batch=batch, agent_ref=intent.agent_ref, machine_version=intent.machine_version)

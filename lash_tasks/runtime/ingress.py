@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from lash_tasks.clock import Clock
 from lash_tasks.domain.activity import ActivityType, TurnActivity
 from lash_tasks.domain.codec import JsonObject, encode, short_digest, to_json
+from lash_tasks.domain.commands import QueuedCommand, command_digest, command_source_key, plain_arguments
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId
 from lash_tasks.domain.inputs import ImageRefItem, QueuedInput, TurnInput, context_digest, normalise
-from lash_tasks.domain.queue import BatchDraft, CancelVerdict, Enqueued, When, arrival, wake_draft
+from lash_tasks.domain.queue import BatchDraft, BatchKind, CancelVerdict, Enqueued, When, arrival, wake_draft
 from lash_tasks.domain.wakes import QueuedWake
-from lash_tasks.errors import InvalidInput, NotFound, PayloadTooLarge, SessionDeleted
+from lash_tasks.errors import BlankCommandKey, InvalidInput, NotFound, PayloadTooLarge, SessionDeleted
 from lash_tasks.ports import Doorbell
 from lash_tasks.runtime.ingress_requests import CancelRequest, SendRequest
 from lash_tasks.runtime.live_writer import LiveWriter
-from lash_tasks.stores.protocols import InputQueue, TurnStore
+from lash_tasks.runtime.session_requests import CommandRequest
+from lash_tasks.stores.protocols import InputQueue, SessionRegistry, TurnStore
 
-__all__ = ["CancelAnswer", "CancelRequest", "Ingress", "SendRequest"]
+__all__ = ["CancelAnswer", "CancelRequest", "CommandRequest", "Ingress", "SendRequest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Ingress:
 
     queue: InputQueue
     turns: TurnStore
+    registry: SessionRegistry
     doorbell: Doorbell
     live: LiveWriter
     clock: Clock
@@ -57,8 +61,8 @@ class Ingress:
         """Store the input; it is accepted when this returns, or with `connection` when that transaction commits.
 
         `default_source_key` stands in for a missing idempotency key. The same key with the same agent, content,
-        context, `when` and merge key returns the first batch; `available_at_ms` is not compared, because a caller
-        who tries again computes it anew. Raises InvalidInput and its kin, IdempotencyConflict, SessionBusy,
+        context, model, `when` and merge key returns the first batch; `available_at_ms` is not compared, because a
+        caller who tries again computes it anew. Raises InvalidInput and its kin, IdempotencyConflict, SessionBusy,
         SessionDeleted, StoreMismatch, StoreUnavailable; then nothing was stored.
         """
         draft = self._draft(request, request.idempotency_key or default_source_key)
@@ -77,6 +81,39 @@ class Ingress:
         if request.when is When.REJECT:
             raise InvalidInput("when", "'reject' cannot be used with connection=; send it without, or use 'queue'")
         return self.queue.enqueue_with(connection, draft, on_commit=stored).enqueued
+
+    def command(
+        self, request: CommandRequest, *, connection: object | None = None, default_key: str | None = None
+    ) -> Enqueued:
+        """Store a command to the session behind the input that waits; it is applied in its turn.
+
+        The same key with the same command returns the first batch. `default_key` stands in for a missing key.
+        Without an agent it is the session's. Raises what `accept` raises, and BlankCommandKey.
+        """
+        session_id, key = SessionId(request.session_id), request.idempotency_key or default_key
+        if key is None:
+            raise BlankCommandKey
+        agent = request.agent or self.registry.agent_of(session_id)
+        if agent is None:
+            raise InvalidInput("agent", "is required: no input and no turn says which agent the session has")
+        arguments = plain_arguments(request.arguments)
+        draft = BatchDraft(
+            id=BatchId(self.new_id()),
+            session_id=session_id,
+            agent=agent,
+            payload=encode(QueuedCommand, QueuedCommand(agent, request.kind, arguments)),
+            input_digest=command_digest(request.kind, arguments),
+            context_digest=context_digest(None),
+            source_key=command_source_key(request.kind, key),
+            kind=BatchKind.COMMAND,
+        )
+        ring = partial(self.doorbell.ring_session, session_id)
+        if connection is not None:
+            return self.queue.enqueue_with(connection, draft, on_commit=ring).enqueued
+        enqueued = self.queue.enqueue(draft)
+        if enqueued.created:
+            ring()
+        return enqueued
 
     def cancel(self, request: CancelRequest) -> CancelAnswer:
         """Cancel an input that no turn has taken, or ask a turn to stop. Idempotent. NotFound for an unknown input."""
@@ -134,7 +171,7 @@ class Ingress:
         turn_input = request.turn_input()
         self._check_size("text" if request.input is None else "input", turn_input)
         parts, blobs = normalise(turn_input)
-        queued = QueuedInput(request.agent, parts, request.context)
+        queued = QueuedInput(request.agent, parts, request.context, request.model)
         rule = arrival(request.when, request.merge_key)
         sent: JsonObject = {"input": to_json(QueuedInput, queued), "when": request.when.value}
         if request.merge_key is not None:
@@ -145,7 +182,7 @@ class Ingress:
             agent=request.agent,
             payload=encode(QueuedInput, queued),
             input_digest=short_digest(sent),
-            context_digest=context_digest(request.context),
+            context_digest=queued.context_digest(),
             source_key=source_key,
             early=rule.early,
             exclusive=rule.exclusive,

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from lash_tasks.domain.codec import JsonObject, JsonValue, canonical, parse
 from lash_tasks.domain.ids import name_problem
 from lash_tasks.domain.inputs import ImageRefItem, InputItem, TextItem, TurnInput
+from lash_tasks.domain.policies import read_model
 from lash_tasks.domain.queue import When
 from lash_tasks.errors import InvalidInput, PayloadTooLarge
 
@@ -64,6 +65,13 @@ def _image(value: object) -> object:
         raise ValueError("must be base64") from None
 
 
+def _model(value: str) -> str:
+    try:
+        return read_model("model", value)
+    except InvalidInput as error:
+        raise ValueError(error.problem) from None
+
+
 def _when(value: object) -> When:
     if isinstance(value, str) and value in tuple(When):
         return When(value)
@@ -104,27 +112,29 @@ def _is_deeper_than(limit: int, value: JsonValue) -> bool:
 
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, AfterValidator(_text)]
+Model = Annotated[str, AfterValidator(_model)]
+Context = Annotated[JsonObject, AfterValidator(_context)]
 TimeMs = Annotated[int, Field(ge=0, le=MAX_TIME_MS)]
-_STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 # ---------------------------------------------------------------- send
 
 
 class _TextItem(BaseModel):
-    model_config = _STRICT
+    model_config = STRICT
     type: Literal["text"]
     text: Text
 
 
 class _ImageRefItem(BaseModel):
-    model_config = _STRICT
+    model_config = STRICT
     type: Literal["image_ref"]
     id: Name
 
 
 class _Input(BaseModel):
-    model_config = _STRICT
+    model_config = STRICT
     items: list[Annotated[_TextItem | _ImageRefItem, Field(discriminator="type")]]
     image_blobs: dict[Name, Annotated[bytes, BeforeValidator(_image)]] = {}
 
@@ -132,14 +142,15 @@ class _Input(BaseModel):
 class SendRequest(BaseModel):
     """An input on its way in, checked. Make one with `parse`; the constructor checks fields but not their sum."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     session_id: Name
     agent: Name
     text: Text | None = None
     input: _Input | None = None
     idempotency_key: Name | None = None
-    context: Annotated[JsonObject, AfterValidator(_context)] | None = None
+    context: Context | None = None
+    model: Model | None = None
     when: Annotated[When, BeforeValidator(_when)] = When.QUEUE
     merge_key: Name | None = None
     quiet_ms: Annotated[int, Field(ge=1, le=MAX_QUIET_MS)] | None = None
@@ -148,7 +159,7 @@ class SendRequest(BaseModel):
     @staticmethod
     def parse(values: Mapping[str, object]) -> SendRequest:
         """The request in `values`; InvalidInput or PayloadTooLarge names the first field that is wrong."""
-        request = _validated(SendRequest, values)
+        request = validated(SendRequest, values)
         if (request.text is None) == (request.input is None):
             problem = "is required" if request.text is None else "cannot be given together with input; choose one"
             raise InvalidInput("text", problem)
@@ -189,7 +200,7 @@ class SendRequest(BaseModel):
 class CancelRequest(BaseModel):
     """A wish to cancel an input, named by its id or its key, or a turn. Make one with `parse`."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     session_id: Name
     input_id: Name | None = None
@@ -200,7 +211,7 @@ class CancelRequest(BaseModel):
     @staticmethod
     def parse(values: Mapping[str, object]) -> CancelRequest:
         """The request in `values`; InvalidInput names the first field that is wrong."""
-        request = _validated(CancelRequest, values)
+        request = validated(CancelRequest, values)
         if [request.input_id, request.idempotency_key, request.turn_id].count(None) != 2:
             raise InvalidInput("input_id", "give exactly one of input_id, idempotency_key and turn_id")
         return request
@@ -208,7 +219,7 @@ class CancelRequest(BaseModel):
 
 # ---------------------------------------------------------------- refusals
 
-_Request = TypeVar("_Request", SendRequest, CancelRequest)
+_Request = TypeVar("_Request", bound=BaseModel)
 _EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -220,7 +231,7 @@ _EXPECTED = {
 }
 
 
-def _validated(kind: type[_Request], values: Mapping[str, object]) -> _Request:
+def validated(kind: type[_Request], values: Mapping[str, object]) -> _Request:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:

@@ -11,7 +11,6 @@ from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash
 from lash_tasks.domain.codec import JsonValue, digest, encode, from_json, scrub, to_json
 from lash_tasks.domain.ids import BlobRef
-from lash_tasks.domain.inputs import context_digest
 from lash_tasks.domain.journal import EffectState, RecordReply
 from lash_tasks.domain.messages import text_of_parts
 from lash_tasks.domain.models import DEFAULT_OPTIONS
@@ -71,7 +70,7 @@ class EffectPerformer:
             context=first_input.context,
             admitted_at_ms=opened.intent.admitted_at_ms,
         )
-        self.context_digest = context_digest(first_input.context)
+        self.context_digest = first_input.context_digest()
         self._journal = journal
         self._live = live
         self._engagement = engagement

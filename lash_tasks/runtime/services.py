@@ -11,7 +11,7 @@ from lash_tasks.ports import Doorbell, Providers, ToolRunner
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.gatekeeper import Gatekeeper
 from lash_tasks.runtime.live_writer import LiveWriter
-from lash_tasks.stores.protocols import BlobStore, Fleet, FrameStore, Leases, Slots, TurnStore, WorkStore
+from lash_tasks.stores.protocols import BlobStore, Fleet, FrameStore, GraphStore, Leases, Slots, TurnStore, WorkStore
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.rounds import RoundExecutor
 
@@ -23,6 +23,7 @@ class RuntimeServices:
     clock: Clock
     turns: TurnStore
     frames: FrameStore
+    graph: GraphStore
     fleet: Fleet
     work: WorkStore
     blobs: BlobStore

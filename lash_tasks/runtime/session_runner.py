@@ -16,7 +16,8 @@ from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import encode
 from lash_tasks.domain.ids import SessionId
-from lash_tasks.domain.queue import queued
+from lash_tasks.domain.policies import overlaid, stored_spec
+from lash_tasks.domain.queue import BatchKind, queued
 from lash_tasks.domain.sessions import Place
 from lash_tasks.domain.turns import (
     MAX_ATTEMPTS,
@@ -34,6 +35,7 @@ from lash_tasks.machine.projection import NOTHING_SAID
 from lash_tasks.machine.state import Turn
 from lash_tasks.machine.turn import begin
 from lash_tasks.ports import Interrupted, InterruptReason
+from lash_tasks.runtime.commander import Commander
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
 from lash_tasks.runtime.frame_runs import Continuation, End, continuation
@@ -97,6 +99,7 @@ class SessionRunner:
         self._writer = JournalWriter(services.turns)
         self._repertoire = repertoire
         self._warm = WarmSessions()
+        self._commander = Commander(services)
 
     def run(self, session_id: SessionId) -> RunVerdict:
         """Run the session's next turn, and for a while those behind it. Raises what went wrong, after letting go."""
@@ -213,6 +216,8 @@ class SessionRunner:
         if not opened.resumed:
             live.emit(ActivityType.QUEUED_WORK_STARTED, boundary=Boundary.IDLE.value, batch_ids=list(intent.batch_ids))
         try:
+            if opened.batches[0].kind is BatchKind.COMMAND:
+                return self._command(opened, before, engagement, live)
             return self._drive_and_commit(opened, before, engagement, live)
         except StoreUnavailable:
             raise
@@ -222,6 +227,15 @@ class SessionRunner:
             log.exception("a turn at the end of its attempts is buried bare", extra={"turn_id": intent.turn_id})
         result = assemble(_bare(opened), None, attempt=opened.attempt)
         return self._committed(self._commit(opened, engagement, result, None, None), result, engagement, live)
+
+    def _command(
+        self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
+    ) -> RunVerdict:
+        agent = self._snapshot(opened.intent.agent, opened.intent.agent_ref)
+        commanded = self._commander.run(opened, agent, before, engagement, live)
+        if commanded.warm is not None:
+            self._warm.keep(opened.intent.session_id, commanded.warm)
+        return self._committed(commanded.verdict, commanded.result, engagement, live)
 
     def _drive_and_commit(
         self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
@@ -243,8 +257,9 @@ class SessionRunner:
         self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
     ) -> tuple[Turn, Drive]:
         services, intent = self._services, opened.intent
-        agent = self._snapshot(intent.agent, intent.agent_ref)
         inputs = [queued(batch) for batch in opened.batches]
+        pinned = self._snapshot(intent.agent, intent.agent_ref)
+        agent = overlaid(pinned, stored_spec(opened.spec), inputs[0].model)
         journal = TurnJournal(self._writer, opened, services.clock, engagement.interrupt)
         performer = EffectPerformer(services, opened, agent, inputs[0], journal, live, engagement)
         drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt, agent.max_iterations)

@@ -13,9 +13,10 @@ from celery.exceptions import Reject
 from lash_tasks.celery import straight_to
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.queue import Enqueued
 from lash_tasks.errors import LashError, StoreUnavailable
 from lash_tasks.queues import NO_NAMESPACE, Names, Task
-from lash_tasks.runtime.ingress import CancelRequest, SendRequest
+from lash_tasks.runtime.ingress import CancelRequest, CommandRequest, SendRequest
 from lash_tasks.wiring import WorkerParts
 
 NO_LIMIT_SECONDS = 10 * 365 * 86_400
@@ -74,7 +75,13 @@ def register(app: celery.Celery, worker: Callable[[], WorkerParts], names: Names
         with _at_the_door():
             request = SendRequest.parse(kwargs)
             accepted = worker().ingress.accept(request, default_source_key=f"celery:{self.request.id}")
-        return {"session_id": accepted.session_id, "input_id": accepted.id, "created": accepted.created}
+        return _receipt(accepted)
+
+    @app.task(bind=True, **named(Task.COMMAND), **INGRESS)
+    def command(self: Any, **kwargs: Any) -> dict[str, Any]:
+        with _at_the_door():
+            request = CommandRequest.parse(kwargs)
+            return _receipt(worker().ingress.command(request, default_key=f"celery:{self.request.id}"))
 
     @app.task(**named(Task.CANCEL), **INGRESS)
     def cancel(**kwargs: Any) -> dict[str, Any]:
@@ -96,6 +103,10 @@ def register(app: celery.Celery, worker: Callable[[], WorkerParts], names: Names
     @app.task(**named(Task.PRUNE), **DOORBELL)
     def prune() -> int:
         return worker().running.maintenance.prune()
+
+
+def _receipt(accepted: Enqueued) -> dict[str, Any]:
+    return {"session_id": accepted.session_id, "input_id": accepted.id, "created": accepted.created}
 
 
 class Refused(Exception):

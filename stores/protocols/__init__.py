@@ -11,6 +11,7 @@ from lash_tasks.stores.protocols.frames import FrameStore
 from lash_tasks.stores.protocols.graph import GraphStore
 from lash_tasks.stores.protocols.queue import CallerEnqueued, CallerQueue, InputQueue
 from lash_tasks.stores.protocols.reading import BlobStore, SessionStore
+from lash_tasks.stores.protocols.registry import SessionRegistry
 from lash_tasks.stores.protocols.session_changes import FollowUp, FrameOpening, PathChange, SpecChange, StateWrite
 from lash_tasks.stores.protocols.turns import (
     CheckpointRefused,
@@ -72,6 +73,7 @@ __all__ = [
     "Pruning",
     "Released",
     "Runnable",
+    "SessionRegistry",
     "SessionStore",
     "Slots",
     "SpecChange",

@@ -37,14 +37,22 @@ class SessionStore(Protocol):
         """
         ...
 
+    def children_usage(self, session_id: SessionId, since_ms: int = 0) -> list[UsageTotal]:
+        """What the session's children have used, with theirs, by the label that each child was given and by model.
+
+        Read from the children's own rows, so that `usage` of all sessions counts nothing twice.
+        """
+        ...
+
     def last_call(self, session_id: SessionId) -> TokenUsage | None:
         """What the last model call of the newest turn that made one has used (source `turn`)."""
         ...
 
-    def delete(self, session_id: SessionId) -> bool:
+    def delete(self, session_id: SessionId, *, only_if_idle: bool = False) -> bool:
         """Tombstone the session, break the fence of whoever drives it, remove its rows but keep its fence.
 
-        Every later enqueue is SessionDeleted and every later commit is fenced. Idempotent; False if unknown.
+        Every later enqueue is SessionDeleted and every later commit is fenced; its children stay. With `only_if_idle`
+        SessionBusy while a turn of it is unfinished. Idempotent; False if unknown.
         """
         ...
 

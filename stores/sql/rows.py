@@ -13,8 +13,9 @@ from lash_tasks.domain.codec import UNREADABLE, decode, encode, parse
 from lash_tasks.domain.ids import BatchId, NodeId, ReplayKey, SessionId, TurnId
 from lash_tasks.domain.journal import EffectState, RecordedEffect
 from lash_tasks.domain.messages import Message
+from lash_tasks.domain.policies import stored_spec
 from lash_tasks.domain.queue import BatchKind, BatchRecord, BatchState
-from lash_tasks.domain.sessions import Content, Node, Record, StoredNode, Unreadable
+from lash_tasks.domain.sessions import Content, Node, Record, SessionHead, StoredNode, Unreadable
 from lash_tasks.domain.turns import TurnIntent
 from lash_tasks.stores.protocols import TurnCommit
 
@@ -88,6 +89,21 @@ def recorded_effect(row: Row, intent: TurnIntent) -> RecordedEffect:
         state=EffectState(row["state"]),
         envelope=row["envelope"],
         outcome=row["outcome"],
+    )
+
+
+def session_head(row: Row) -> SessionHead:
+    return SessionHead(
+        session_id=SessionId(row["id"]),
+        head_revision=row["head_revision"],
+        turn_index=row["turn_index"],
+        created_at_ms=row["created_at_ms"],
+        deleted_at_ms=row["deleted_at_ms"],
+        name=row["name"],
+        parent_id=None if row["parent_id"] is None else SessionId(row["parent_id"]),
+        caused_by=None if row["caused_by"] is None else parse(row["caused_by"]),
+        usage_source=row["usage_source"],
+        spec=stored_spec(row["spec"]),
     )
 
 

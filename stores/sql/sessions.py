@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import BigInteger, Connection, RowMapping, and_, cast, delete, exists, func, literal, or_, select, text
+from sqlalchemy import BigInteger, Connection, and_, cast, delete, exists, func, literal, or_, select, text
 
 from lash_tasks.domain.codec import decode
+from lash_tasks.domain.founding import CHILD_USAGE
 from lash_tasks.domain.ids import SessionId, TurnId, fence_scope
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
+from lash_tasks.errors import SessionBusy
+from lash_tasks.stores.sql.conditions import in_status
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.graph import shown_history
-from lash_tasks.stores.sql.rows import Row
+from lash_tasks.stores.sql.rows import Row, session_head
 from lash_tasks.stores.sql.tables import (
+    attachments,
     batches,
     dead_letters,
     effects,
     fences,
+    frames,
     nodes,
     sessions,
+    states,
     turn_cancels,
     turns,
     usage,
@@ -34,9 +42,23 @@ _RAISE_FENCE = text(
 )
 _TOKENS = (usage.c.input_tokens, usage.c.output_tokens, usage.c.cached_input_tokens, usage.c.reasoning_tokens)
 _TOKEN_SUMS = [cast(func.sum(column), BigInteger) for column in _TOKENS]
+# A child's own children count as its own. UNION, because a session that came to be again may be its own grandchild.
+_CHILDREN_USAGE = text("""
+WITH RECURSIVE family (id, label) AS (
+  SELECT s.id, coalesce(s.usage_source, :child) FROM lash_sessions s
+  WHERE s.parent_id = :session_id AND s.deleted_at_ms IS NULL
+  UNION
+  SELECT s.id, family.label FROM family JOIN lash_sessions s ON s.parent_id = family.id
+  WHERE s.deleted_at_ms IS NULL AND s.id <> :session_id)
+SELECT family.label, u.model, count(*), CAST(sum(u.input_tokens) AS bigint), CAST(sum(u.output_tokens) AS bigint),
+  CAST(sum(u.cached_input_tokens) AS bigint), CAST(sum(u.reasoning_tokens) AS bigint)
+FROM family JOIN lash_usage u ON u.session_id = family.id WHERE u.counted_at_ms >= :since_ms
+GROUP BY family.label, u.model ORDER BY family.label, u.model""")
 _TOMBSTONE = """
 INSERT INTO lash_sessions (id, created_at_ms, deleted_at_ms) VALUES (:session_id, {now}, {now})
-ON CONFLICT (id) DO UPDATE SET deleted_at_ms = coalesce(lash_sessions.deleted_at_ms, excluded.deleted_at_ms)"""
+ON CONFLICT (id) DO UPDATE SET deleted_at_ms = coalesce(lash_sessions.deleted_at_ms, excluded.deleted_at_ms),
+  name = NULL, parent_id = NULL, caused_by = NULL, usage_source = NULL, spec = NULL, frame_id = NULL,
+  leaf_revision = NULL, leaf_ordinal = NULL, branched = false"""
 
 
 class SqlSessionStore:
@@ -48,14 +70,14 @@ class SqlSessionStore:
     def head(self, session_id: SessionId) -> SessionHead | None:
         with self._database.reading() as connection:
             row = connection.execute(select(sessions).where(sessions.c.id == session_id)).mappings().one_or_none()
-        return None if row is None else _head(row)
+        return None if row is None else session_head(row)
 
     def sessions(self, limit: int = 100, after: SessionId | None = None) -> list[SessionHead]:
         query = select(sessions).where(sessions.c.deleted_at_ms.is_(None)).order_by(sessions.c.id).limit(limit)
         if after is not None:
             query = query.where(sessions.c.id > after)
         with self._database.reading() as connection:
-            return [_head(row) for row in connection.execute(query).mappings()]
+            return [session_head(row) for row in connection.execute(query).mappings()]
 
     def history(self, session_id: SessionId, after_revision: int = 0) -> list[StoredNode]:
         with self._database.reading() as connection:
@@ -90,10 +112,12 @@ class SqlSessionStore:
         if session_id is not None:
             query = query.where(usage.c.session_id == session_id)
         with self._database.reading() as connection:
-            return [
-                UsageTotal(source, model, calls, TokenUsage(*tokens))
-                for source, model, calls, *tokens in connection.execute(query)
-            ]
+            return _totals(connection.execute(query).all())
+
+    def children_usage(self, session_id: SessionId, since_ms: int = 0) -> list[UsageTotal]:
+        parameters = {"session_id": session_id, "since_ms": since_ms, "child": CHILD_USAGE}
+        with self._database.reading() as connection:
+            return _totals(connection.execute(_CHILDREN_USAGE, parameters).all())
 
     def last_call(self, session_id: SessionId) -> TokenUsage | None:
         ours = and_(usage.c.session_id == session_id, usage.c.source == "turn")
@@ -103,19 +127,29 @@ class SqlSessionStore:
             calls = [(_place(key), TokenUsage(*tokens)) for key, *tokens in connection.execute(query)]
         return max(calls, key=lambda call: call[0])[1] if calls else None
 
-    def delete(self, session_id: SessionId) -> bool:
+    def delete(self, session_id: SessionId, *, only_if_idle: bool = False) -> bool:
         scope = fence_scope(session_id)
         journal = select(literal(f"{scope}/") + turns.c.turn_id).where(turns.c.session_id == session_id)
         with self._database.transaction() as connection:
             if not _exists(connection, session_id):
                 return False
             connection.execute(_RAISE_FENCE, {"scope": scope})
+            if only_if_idle and _is_at_work(connection, session_id):
+                raise SessionBusy(session_id)  # and the fence is as it was
             mark = {"session_id": session_id, "now_ms": self._database.now_override()}
             connection.execute(text(_TOMBSTONE.format(now=self._database.now_sql)), mark)
             connection.execute(delete(effects).where(effects.c.scope.in_(journal)))
-            for table in (nodes, turns, turn_cancels, batches, dead_letters, usage):
+            for table in _OF_A_SESSION:
                 connection.execute(delete(table).where(table.c.session_id == session_id))
         return True
+
+
+_OF_A_SESSION = (nodes, turns, turn_cancels, batches, dead_letters, usage, frames, states, attachments)
+
+
+def _is_at_work(connection: Connection, session_id: SessionId) -> bool:
+    unfinished = exists().where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
+    return bool(connection.execute(select(unfinished)).scalar_one())
 
 
 def _exists(connection: Connection, session_id: SessionId) -> bool:
@@ -126,12 +160,6 @@ def _exists(connection: Connection, session_id: SessionId) -> bool:
         exists().where(fences.c.scope == fence_scope(session_id), fences.c.fence > 0),
     )
     return bool(connection.execute(select(or_(*traces))).scalar_one())
-
-
-def _head(row: RowMapping) -> SessionHead:
-    return SessionHead(
-        SessionId(row["id"]), row["head_revision"], row["turn_index"], row["created_at_ms"], row["deleted_at_ms"]
-    )
 
 
 def _turn(row: Row) -> TurnRecord:
@@ -150,6 +178,10 @@ def _turn(row: Row) -> TurnRecord:
         committed_at_ms=row["committed_at_ms"],
         result=None if result is None else replace(result, committed_at_ms=row["committed_at_ms"]),
     )
+
+
+def _totals(rows: Iterable[Sequence[Any]]) -> list[UsageTotal]:
+    return [UsageTotal(row[0], row[1], row[2], TokenUsage(*row[3:])) for row in rows]
 
 
 def _place(effect_key: str) -> tuple[int, ...]:

@@ -131,6 +131,7 @@ def test_a_report_has_one_form_in_json() -> None:
             "cached_input_tokens": 3,
             "context_budget_tokens": 12,
         },
+        "children_usage": [],
     }
 
 

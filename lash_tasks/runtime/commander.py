@@ -1,0 +1,232 @@
+"""Commands to a session: turns that ask no model and change the session itself.
+
+A command is opened, attempted, fenced and committed as every turn is. What cannot be done for good, such as going on
+from a node that is not there, is said in the turn's errors and ends it; what fails otherwise is attempted again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from lash_tasks.domain.activity import ActivityType
+from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import JsonObject, decode, encode
+from lash_tasks.domain.commands import (
+    AppendSessionNodes,
+    BranchToNode,
+    ConfigureSession,
+    QueuedCommand,
+    RefreshToolCatalog,
+    ResetSession,
+    SessionCommand,
+)
+from lash_tasks.domain.founding import seeded_messages
+from lash_tasks.domain.policies import policy_of, stored_spec
+from lash_tasks.domain.sessions import Node, graft
+from lash_tasks.domain.turns import (
+    MAX_ATTEMPTS,
+    AssembledTurn,
+    IssueKind,
+    StopKind,
+    TurnIssue,
+    finished,
+    outcome_kind,
+    stopped,
+)
+from lash_tasks.errors import ErrorCode
+from lash_tasks.machine.assembly import TurnResult, assemble
+from lash_tasks.machine.projection import NOTHING_SAID
+from lash_tasks.machine.state import Turn
+from lash_tasks.ports import Interrupted, InterruptReason
+from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.journal import patiently
+from lash_tasks.runtime.live import LivePublisher
+from lash_tasks.runtime.services import RuntimeServices
+from lash_tasks.runtime.warm_sessions import WarmSession
+from lash_tasks.runtime.worker import Doing, Engagement
+from lash_tasks.stores.protocols import CommitRefused, Committed, OpenedTurn, PathChange, SpecChange, TurnCommit
+
+log = logging.getLogger(__name__)
+
+STATUS = "status"
+APPENDED = "appended"
+STALE_BRANCH = "stale_branch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a command comes to. With a `stop` nothing changes."""
+
+    output: JsonObject
+    stop: StopKind | None = None
+    issue: TurnIssue | None = None
+    spec: SpecChange | None = None
+    path: PathChange | None = None
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandedTurn:
+    """A command's turn after its commit was tried."""
+
+    verdict: Committed | CommitRefused
+    result: TurnResult
+    warm: WarmSession | None
+    """What the session shows now; None: to be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commander:
+    """Applies commands under the fence of their turns. Safe from any thread."""
+
+    services: RuntimeServices
+
+    def run(
+        self,
+        opened: OpenedTurn,
+        agent: AgentSnapshot,
+        before: WarmSession,
+        engagement: Engagement,
+        live: LivePublisher,
+    ) -> CommandedTurn:
+        """Apply the command of a turn and commit it. Raises what goes wrong; then it is attempted again."""
+        applied = self._ended_before(opened, engagement) or self._apply(opened, agent, before)
+        result = _result(opened, agent, applied)
+        self.services.reached(CrashPoint.BEFORE_COMMIT)
+        commit = _commit(opened, result, applied, before)
+        engagement.doing = Doing.COMMIT
+        verdict = patiently(lambda: self.services.turns.commit(commit), self.services.clock, engagement.interrupt)
+        if not isinstance(verdict, Committed):
+            return CommandedTurn(verdict, result, None)
+        if applied.spec is not None:
+            live.emit(ActivityType.SESSION_CONFIG_CHANGED, **applied.output)
+        warm = None if commit.moves_path else before.after(result, None, verdict.revision)
+        return CommandedTurn(verdict, result, warm)
+
+    def _ended_before(self, opened: OpenedTurn, engagement: Engagement) -> Applied | None:
+        """How a command ends that is not to be applied any more."""
+        reason = engagement.interrupt.reason
+        if reason is InterruptReason.LOST:
+            raise Interrupted(reason)
+        if reason is InterruptReason.CANCELLED:
+            return Applied(output={}, stop=StopKind.CANCELLED)
+        if opened.attempt > MAX_ATTEMPTS:
+            return _refused(ErrorCode.ATTEMPTS_EXHAUSTED, f"{MAX_ATTEMPTS} attempts to apply the command failed")
+        return None
+
+    def _apply(self, opened: OpenedTurn, agent: AgentSnapshot, before: WarmSession) -> Applied:
+        self.services.reached(CrashPoint.BEFORE_EFFECT)
+        queued = decode(QueuedCommand, opened.batches[0].payload)
+        applied = self._applied(queued.command(), opened, agent, before)
+        self.services.reached(CrashPoint.AFTER_PERFORM)
+        return replace(applied, output={"command": queued.kind.value, **applied.output})
+
+    def _applied(
+        self, command: SessionCommand, opened: OpenedTurn, agent: AgentSnapshot, before: WarmSession
+    ) -> Applied:
+        match command:
+            case RefreshToolCatalog():
+                return _refreshed(opened, agent, command)
+            case ResetSession():
+                return Applied(output=_reason(command.reason), path=PathChange(None))
+            case ConfigureSession():
+                return _configured(opened, agent, command)
+            case BranchToNode():
+                return self._branched(opened, command)
+            case AppendSessionNodes():
+                return self._appended(opened, command, before)
+            case _:
+                assert_never(command)
+
+    def _branched(self, opened: OpenedTurn, command: BranchToNode) -> Applied:
+        if command.node_id is None:
+            return Applied(output={"leaf_node_id": None}, path=PathChange(None))
+        found = self.services.graph.node(opened.intent.session_id, command.node_id)
+        if found is None:
+            return _refused(ErrorCode.NOT_FOUND, f"there is no node {command.node_id!r} in the session")
+        return Applied(output={"leaf_node_id": command.node_id}, path=PathChange(found.place))
+
+    def _appended(self, opened: OpenedTurn, command: AppendSessionNodes, before: WarmSession) -> Applied:
+        graph, session_id = self.services.graph, opened.intent.session_id
+        required = command.requires_ancestor_node_id
+        if required is not None:
+            path = {stored.node.node_id for stored in graph.path(session_id).nodes}
+            if required not in path:
+                return Applied(output={STATUS: STALE_BRANCH, "current_leaf_node_id": before.leaf})
+        nodes = graft(
+            seeded_messages(command.messages), before.leaf, seed=opened.intent.turn_id, frame_id=opened.frame_id
+        )
+        output: JsonObject = {
+            STATUS: APPENDED,
+            "node_ids": [node.node_id for node in nodes],
+            "leaf_node_id": nodes[-1].node_id,
+        }
+        return Applied(output=output, nodes=nodes)
+
+
+def _configured(opened: OpenedTurn, agent: AgentSnapshot, command: ConfigureSession) -> Applied:
+    former = stored_spec(opened.spec)
+    said = command.spec.over(former)
+    previous, current = policy_of(agent, former), policy_of(agent, said)
+    output: JsonObject = {
+        "changed": said != former,
+        "previous": previous.as_json(),
+        "current": current.as_json(),
+    }
+    return Applied(output=output, spec=SpecChange(said.stored()) if said != former else None)
+
+
+def _refreshed(opened: OpenedTurn, agent: AgentSnapshot, command: RefreshToolCatalog) -> Applied:
+    """A turn sees the tools of the agent that it is opened with; this one tells which they are by now."""
+    policy = policy_of(agent, stored_spec(opened.spec))
+    tools = {"tools": list(policy.tools), "orphaned_tools": list(policy.orphaned_tools)}
+    return Applied(output={**_reason(command.reason), "agent_ref": opened.intent.agent_ref, **tools})
+
+
+def _reason(reason: str | None) -> JsonObject:
+    return {} if reason is None else {"reason": reason}
+
+
+def _refused(code: ErrorCode, message: str) -> Applied:
+    return Applied(output={}, stop=StopKind.RUNTIME_ERROR, issue=TurnIssue(IssueKind.RUNTIME, code.value, message))
+
+
+def _result(opened: OpenedTurn, agent: AgentSnapshot, applied: Applied) -> TurnResult:
+    """The result of a turn that made no model call: it says nothing, and `output` is what it did."""
+    turn = Turn(
+        intent=opened.intent,
+        agent=agent,
+        history=NOTHING_SAID,
+        issues=() if applied.issue is None else (applied.issue,),
+        outcome=finished("") if applied.stop is None else stopped(applied.stop),
+        output=applied.output,
+    )
+    result = assemble(turn, None, attempt=opened.attempt)
+    return replace(result, nodes=applied.nodes)
+
+
+def _commit(opened: OpenedTurn, result: TurnResult, applied: Applied, before: WarmSession) -> TurnCommit:
+    intent = opened.intent
+    exhausted = applied.issue is not None and applied.issue.code == ErrorCode.ATTEMPTS_EXHAUSTED
+    return TurnCommit(
+        session_id=intent.session_id,
+        turn_id=intent.turn_id,
+        fence=opened.fence,
+        turn_index=intent.turn_index,
+        base_revision=intent.base_revision,
+        batch_ids=result.batch_ids,
+        refuse_if_joinable=False,
+        agent=intent.agent,
+        context_digest="",
+        nodes=result.nodes,
+        usage=(),
+        stamp=result.stamp,
+        outcome=outcome_kind(result.turn.outcome),
+        result=encode(AssembledTurn, result.turn),
+        dead_reason=ErrorCode.ATTEMPTS_EXHAUSTED.value if exhausted else None,
+        leaf=before.place,
+        spec=applied.spec,
+        path=applied.path,
+    )

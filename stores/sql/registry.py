@@ -1,0 +1,221 @@
+"""How sessions come to be, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, text, update
+
+from lash_tasks.domain.codec import UNREADABLE, canonical, decode
+from lash_tasks.domain.founding import NewSession, Preview, seeded_messages
+from lash_tasks.domain.ids import SessionId, fence_scope
+from lash_tasks.domain.messages import Message
+from lash_tasks.domain.policies import NOTHING_SAID_OVER, SessionSpec
+from lash_tasks.domain.sessions import SessionHead, graft
+from lash_tasks.errors import HeadRevisionConflict, NotFound, SessionAlreadyExists, SessionBusy, SessionDeleted
+from lash_tasks.stores.sql.conditions import has_no_turn, now_of
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
+from lash_tasks.stores.sql.rows import Row, content_bytes, node_kind, session_head
+from lash_tasks.stores.sql.tables import attachments, batches, fences, frames, nodes, sessions, states, turns
+
+_LOCK_FENCE = text(
+    "INSERT INTO lash_fences (scope) VALUES (:scope) ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence"
+)
+
+
+class SqlSessionRegistry:
+    """`SessionRegistry` on Postgres and SQLite. The lock of a fence keeps turns and other registrars out."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, new: NewSession) -> SessionHead:
+        with self._database.transaction() as connection:
+            if new.source_id is not None:
+                self._lock(connection, new.source_id, share=True)
+            self._lock(connection, new.session_id)
+            former = _row(connection, new.session_id)
+            if former is None:
+                if _is_sent_to(connection, new.session_id):
+                    raise SessionAlreadyExists(new.session_id)
+            elif former["deleted_at_ms"] is None:
+                raise SessionAlreadyExists(new.session_id)
+            self._found(connection, new, former)
+            return session_head(_required(connection, new.session_id))
+
+    def begin_anew(self, new: NewSession, expected_revision: int) -> SessionHead:
+        with self._database.transaction() as connection:
+            self._lock(connection, new.session_id)
+            row = _required(connection, new.session_id)
+            if not connection.execute(select(has_no_turn(sessions.c.id)).where(sessions.c.id == row["id"])).scalar():
+                raise SessionBusy(new.session_id)
+            if row["head_revision"] != expected_revision:
+                raise HeadRevisionConflict(new.session_id, expected_revision, row["head_revision"])
+            self._forget_what_it_showed(connection, new.session_id)
+            self._enter(connection, new, row["head_revision"] + 1, row["turn_index"], session_head(row).spec)
+            self._add_seeds(connection, new, row["head_revision"] + 1, [])
+            return session_head(_required(connection, new.session_id))
+
+    def agent_of(self, session_id: SessionId) -> str | None:
+        inputs = select(batches.c.agent).where(batches.c.session_id == session_id).order_by(batches.c.seq.desc())
+        past = select(turns.c.agent).where(turns.c.session_id == session_id).order_by(turns.c.turn_index.desc())
+        with self._database.reading() as connection:
+            newest = connection.execute(inputs.limit(1)).scalar() or connection.execute(past.limit(1)).scalar()
+            return newest or _agent_said(_row(connection, session_id))
+
+    def rename(self, session_id: SessionId, name: str) -> bool:
+        named = update(sessions).where(sessions.c.id == session_id, sessions.c.deleted_at_ms.is_(None))
+        with self._database.transaction() as connection:
+            return connection.execute(named.values(name=name)).rowcount == 1
+
+    def children(self, session_id: SessionId) -> list[SessionHead]:
+        query = (
+            select(sessions)
+            .where(sessions.c.parent_id == session_id, sessions.c.deleted_at_ms.is_(None))
+            .order_by(sessions.c.created_at_ms, sessions.c.id)
+        )
+        with self._database.reading() as connection:
+            return [session_head(row) for row in connection.execute(query).mappings()]
+
+    def previews(self, session_ids: Sequence[SessionId]) -> dict[SessionId, Preview]:
+        found = dict.fromkeys(session_ids, Preview())
+        query = (
+            select(nodes.c.session_id, nodes.c.message)
+            .where(nodes.c.session_id.in_(session_ids), nodes.c.kind.is_(None), nodes.c.tombstoned_at_ms.is_(None))
+            .order_by(nodes.c.session_id, nodes.c.revision, nodes.c.ordinal)
+        )
+        with self._database.reading() as connection:
+            for name, stored in connection.execute(query):
+                try:
+                    message: Message = decode(Message, stored)
+                except UNREADABLE:  # said in the log by whoever reads the transcript
+                    continue
+                session_id = SessionId(name)
+                found[session_id] = found[session_id].with_message(message)
+        return found
+
+    # ------------------------------------------------------------ steps
+
+    def _lock(self, connection: Connection, session_id: SessionId, *, share: bool = False) -> None:
+        scope = fence_scope(session_id)
+        if share:  # nothing is written here, so that a running turn goes on
+            query = select(fences.c.fence).where(fences.c.scope == scope)
+            connection.execute(query.with_for_update(read=True))
+        else:
+            connection.execute(_LOCK_FENCE, {"scope": scope})
+
+    def _found(self, connection: Connection, new: NewSession, former: Row | None) -> None:
+        """Write the session's row and what it begins with."""
+        source = None if new.source_id is None else _required(connection, new.source_id)
+        parent = None if new.parent_id is None else _required(connection, new.parent_id)
+        beneath = source or parent
+        base = NOTHING_SAID_OVER if beneath is None else session_head(beneath).spec
+        turn_index = max(former["turn_index"] if former else 0, source["turn_index"] if source else 0)
+        revision = (former["head_revision"] if former else 0) + 1
+        meta = {
+            "name": new.name,
+            "parent_id": new.parent_id,
+            "caused_by": None if new.caused_by is None else canonical(new.caused_by).decode(),
+            "usage_source": new.usage_source,
+            "created_at_ms": now_of(self._database),
+            "deleted_at_ms": None,
+        }
+        if former is None:
+            connection.execute(insert(sessions).values(id=new.session_id, **meta))
+        else:
+            connection.execute(update(sessions).where(sessions.c.id == new.session_id).values(**meta))
+        if former is None and source is None and not new.seeds:
+            spec = new.spec.over(base).stored()
+            connection.execute(update(sessions).where(sessions.c.id == new.session_id).values(spec=spec))
+            return
+        self._enter(connection, new, revision, turn_index, base)
+        copied = [] if source is None else _shown(connection, source)
+        self._add_seeds(connection, new, revision, copied)
+        if source is not None:
+            _copy_attachments(connection, SessionId(source["id"]), new.session_id)
+
+    def _enter(
+        self, connection: Connection, new: NewSession, revision: int, turn_index: int, base: SessionSpec
+    ) -> None:
+        """Let the session show what comes with `revision` and later, in its initial frame."""
+        connection.execute(
+            update(sessions)
+            .where(sessions.c.id == new.session_id)
+            .values(
+                head_revision=revision,
+                turn_index=turn_index,
+                path_revision=revision,
+                visible_from=revision,
+                branched=False,
+                leaf_revision=None,
+                leaf_ordinal=None,
+                frame_id=None,
+                spec=new.spec.over(base).stored(),
+            )
+        )
+        connection.execute(
+            update(fences).where(fences.c.scope == fence_scope(new.session_id)).values(fence=fences.c.fence + 1)
+        )
+
+    def _add_seeds(self, connection: Connection, new: NewSession, revision: int, copied: Sequence[Row]) -> None:
+        """The nodes that the session begins with: copies of a source's, and its own behind them."""
+        rows = [{"node_id": node["node_id"], "message": node["message"], "kind": node["kind"]} for node in copied]
+        seeds = graft(seeded_messages(new.seeds), None, seed=f"{new.session_id}/{revision}")
+        rows += [{"node_id": one.node_id, "message": content_bytes(one), "kind": node_kind(one)} for one in seeds]
+        parent: str | None = None
+        for ordinal, row in enumerate(rows):
+            row |= {"session_id": new.session_id, "revision": revision, "ordinal": ordinal, "parent_id": parent}
+            parent = str(row["node_id"])
+        if rows:
+            connection.execute(insert(nodes), rows)
+
+    def _forget_what_it_showed(self, connection: Connection, session_id: SessionId) -> None:
+        """Hide the nodes until vacuum removes them, and drop what belonged to them."""
+        shown = update(nodes).where(nodes.c.session_id == session_id, nodes.c.tombstoned_at_ms.is_(None))
+        connection.execute(shown.values(tombstoned_at_ms=now_of(self._database)))
+        for table in (frames, states):
+            connection.execute(delete(table).where(table.c.session_id == session_id))
+
+
+def _row(connection: Connection, session_id: SessionId) -> Row | None:
+    return connection.execute(select(sessions).where(sessions.c.id == session_id)).mappings().one_or_none()
+
+
+def _required(connection: Connection, session_id: SessionId) -> Row:
+    row = _row(connection, session_id)
+    if row is None:
+        raise NotFound("session", session_id)
+    if row["deleted_at_ms"] is not None:
+        raise SessionDeleted(session_id)
+    return row
+
+
+def _agent_said(row: Row | None) -> str | None:
+    return None if row is None else session_head(row).spec.agent
+
+
+def _is_sent_to(connection: Connection, session_id: SessionId) -> bool:
+    return bool(connection.execute(select(exists().where(batches.c.session_id == session_id))).scalar())
+
+
+def _shown(connection: Connection, session: Row) -> Sequence[Row]:
+    """The rows of the nodes that a session shows, oldest first."""
+    if session["branched"]:
+        return connection.execute(text(PATH_AS_SHOWN), {"session_id": session["id"]}).mappings().all()
+    in_frame: ColumnElement[bool] = nodes.c.frame_id.is_not_distinct_from(session["frame_id"])
+    query = select(nodes).where(
+        nodes.c.session_id == session["id"],
+        nodes.c.revision >= session["visible_from"],
+        in_frame,
+        nodes.c.tombstoned_at_ms.is_(None),
+    )
+    return connection.execute(query.order_by(nodes.c.revision, nodes.c.ordinal)).mappings().all()
+
+
+def _copy_attachments(connection: Connection, source: SessionId, target: SessionId) -> None:
+    columns = ["ref", "intent_at_ms", "committed_at_ms"]
+    theirs = select(text(":target"), *(attachments.c[name] for name in columns)).where(
+        attachments.c.session_id == source
+    )
+    connection.execute(insert(attachments).from_select(["session_id", *columns], theirs), {"target": target})
