@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import databases, services
+from tests.codes import codes_that_come_up
 
 
 def pytest_configure() -> None:
     """End at SIGTERM as at Ctrl-C: with the fixtures undone, so that no server and no database stays behind."""
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("SIGTERM", returncode=128 + number))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Hold a test to the error codes that it is marked with."""
+    wanted = {str(code) for mark in item.iter_markers("raises_code") for code in mark.args}
+    if not wanted:
+        return (yield)
+    with codes_that_come_up() as seen:
+        result = yield
+    assert wanted <= seen, f"marked with codes that did not come up: {wanted - seen}"
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Every must-show case is shown by a test. The marks are read from the sources, so a part of the suite is enough."""
+"""Every must-show case is shown by a test, and every error code is brought about by one.
+
+The marks are read from the sources, so that a part of the suite is enough.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,36 @@ from pathlib import Path
 
 import pytest
 
+from lash_tasks.errors import ErrorCode
 from tests.cases import CASES, NOT_YET
+from tests.codes import CODES_NOT_YET
 
 TESTS = Path(__file__).parent
 
 
-def marks(path: Path) -> Iterator[tuple[str, str]]:
-    """The case and the place of every `pytest.mark.shows(...)` in a file."""
+def marks(path: Path, mark: str) -> Iterator[tuple[str, str]]:
+    """The argument and the place of every `pytest.mark.<mark>(...)` in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.shows"):
+        if not (isinstance(node, ast.Call) and ast.unparse(node.func) == f"pytest.mark.{mark}"):
             continue
         for argument in node.args:
-            assert isinstance(argument, ast.Constant), f"{path.name}:{node.lineno}: name the case in a literal"
+            assert isinstance(argument, ast.Constant), f"{path.name}:{node.lineno}: name it in a literal"
             yield str(argument.value), f"{path.relative_to(TESTS)}:{node.lineno}"
+
+
+def marked(mark: str) -> dict[str, list[str]]:
+    """The places of each argument of a mark."""
+    found = defaultdict(list)
+    for path in TESTS.rglob("*.py"):
+        for argument, place in marks(path, mark):
+            found[argument].append(place)
+    return found
 
 
 @pytest.fixture(scope="module")
 def shown() -> dict[str, list[str]]:
     """The places that show each case."""
-    found = defaultdict(list)
-    for path in TESTS.rglob("*.py"):
-        for case, place in marks(path):
-            found[case].append(place)
-    return found
+    return marked("shows")
 
 
 def test_every_case_is_shown_by_a_test_or_stands_in_not_yet(shown: dict[str, list[str]]) -> None:
@@ -51,3 +61,11 @@ def test_not_yet_lists_no_case_that_a_test_shows(shown: dict[str, list[str]]) ->
 
 def test_not_yet_lists_known_cases_only() -> None:
     assert set(CASES) >= NOT_YET
+
+
+def test_every_error_code_is_brought_about_by_a_test() -> None:
+    codes, brought = {code.value for code in ErrorCode}, set(marked("raises_code"))
+    assert brought <= codes, f"no such codes: {brought - codes}"
+    assert codes >= CODES_NOT_YET
+    assert not (codes - brought - CODES_NOT_YET), "mark a test with pytest.mark.raises_code"
+    assert not (brought & CODES_NOT_YET), "brought about by now, so take it out of CODES_NOT_YET"

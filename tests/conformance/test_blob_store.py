@@ -32,6 +32,7 @@ def test_the_same_bytes_are_stored_once(scene: Scene, blobs: SqlBlobStore) -> No
     first = blobs.put([b"same", b"same", b"other"])
     assert blobs.put([b"same"]) == first[:1] == first[1:2]
     assert scene.count(tables.blobs) == 2
+    assert [blobs.get(ref) for ref in first] == [b"same", b"same", b"other"]
 
 
 def test_to_put_nothing_stores_nothing(scene: Scene, blobs: SqlBlobStore) -> None:
@@ -39,6 +40,7 @@ def test_to_put_nothing_stores_nothing(scene: Scene, blobs: SqlBlobStore) -> Non
     assert scene.count(tables.blobs) == 0
 
 
+@pytest.mark.raises_code("not_found")
 def test_what_nobody_put_is_not_found(blobs: SqlBlobStore) -> None:
     with pytest.raises(NotFound, match="blob"):
         blobs.get(BlobRef("0" * 64))

@@ -227,6 +227,7 @@ def test_after_a_restart_of_the_server_one_call_fails_and_the_next_one_works(
         use(database)
 
 
+@pytest.mark.raises_code("store_unavailable")
 def test_a_broken_connection_does_not_outlive_a_transaction(postgres_url: str) -> None:
     def cut(database: Database) -> None:
         with database.postgres() as connection, connection.transaction():

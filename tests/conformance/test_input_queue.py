@@ -137,6 +137,7 @@ def test_a_key_answers_whatever_has_become_of_its_batch(scene: Scene, queue: Sql
     assert queue.enqueue(draft(source_key="k")) == Enqueued(first.id, SESSION, created=False)
 
 
+@pytest.mark.raises_code("unknown_agent")
 def test_an_unknown_agent_is_refused_with_the_known_ones(scene: Scene, queue: SqlInputQueue) -> None:
     before = scene.everything()
     with pytest.raises(UnknownAgent) as refused:
@@ -152,6 +153,7 @@ def test_before_any_worker_has_registered_nothing_is_stored(scene: Scene) -> Non
     assert scene.count(tables.batches) == 0
 
 
+@pytest.mark.raises_code("session_deleted")
 def test_a_deleted_session_takes_nothing(scene: Scene, queue: SqlInputQueue) -> None:
     queue.enqueue(draft(source_key="k"))
     SqlSessionStore(scene.database).delete(SESSION)
@@ -176,6 +178,7 @@ def test_reject_lets_an_idle_session_take_the_input(scene: Scene, queue: SqlInpu
     assert queue.enqueue(draft(), reject_if_busy=True).created
 
 
+@pytest.mark.raises_code("session_execution_busy")
 def test_reject_refuses_while_an_input_waits_or_a_turn_is_unfinished(scene: Scene, queue: SqlInputQueue) -> None:
     queue.enqueue(draft())
     before = scene.everything()

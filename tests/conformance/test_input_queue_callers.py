@@ -284,6 +284,7 @@ def test_a_connection_that_finds_other_tables_or_none_is_refused(
         assert queue.enqueue_with(caller.connection, draft()).enqueued.created
 
 
+@pytest.mark.raises_code("store_mismatch")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", [CoreCaller, OrmCaller, DjangoCaller])
 def test_a_connection_to_another_file_is_refused(queue: SqlInputQueue, tmp_path: Path, kind: type[Caller]) -> None:

@@ -68,6 +68,7 @@ def said(sessions: SqlSessionStore, session_id: SessionId) -> list[str]:
 # ---------------------------------------------------------------- coming to be
 
 
+@pytest.mark.raises_code("session_already_exists")
 @pytest.mark.shows("S3")
 def test_a_session_is_created_once_and_keeps_its_first_meta(
     scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
@@ -259,6 +260,7 @@ def test_a_session_that_begins_anew_shows_only_what_is_new(scene: Scene, registr
     assert [text_of(stored.node.message) for stored in reopened.history if stored.node.message] == ["said 3"]
 
 
+@pytest.mark.raises_code("head_revision_conflict")
 @pytest.mark.shows("S9")
 def test_beginning_anew_against_another_commit_is_a_conflict(scene: Scene, registry: SqlSessionRegistry) -> None:
     run_turn(scene, 1)

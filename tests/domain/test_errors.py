@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from lash_tasks import errors
+from lash_tasks.domain.codec import decode, encode, to_json
+from lash_tasks.domain.turns import FailureClass, IssueKind, ToolFailure, TurnIssue
 from lash_tasks.errors import ErrorCode, InvalidInput, LashError
 
 SPECIMENS = [
@@ -53,6 +55,7 @@ def test_every_error_is_tried_here() -> None:
     assert {type(error) for error in SPECIMENS} == set(tree(LashError))
 
 
+@pytest.mark.shows("E1")
 @each
 def test_an_error_survives_pickling(error: LashError) -> None:
     copy = pickle.loads(pickle.dumps(error))
@@ -63,6 +66,7 @@ def test_an_error_survives_pickling(error: LashError) -> None:
     assert (str(copy), copy.code, copy.retryable) == (str(error), error.code, error.retryable)
 
 
+@pytest.mark.shows("E1")
 @each
 def test_an_error_is_one_sentence_on_every_wire(error: LashError) -> None:
     form = json.loads(json.dumps(error.as_json()))
@@ -81,6 +85,19 @@ def test_errors_are_told_apart_by_their_codes() -> None:
     assert len(codes) == len(set(codes))
 
 
+@pytest.mark.shows("E1")
+@pytest.mark.parametrize("code", [*ErrorCode, "my_plugin.out_of_stock", "", "Größe: 3"])
+def test_a_code_in_a_stored_result_comes_back_as_it_was_also_one_that_we_do_not_know(code: str) -> None:
+    """Plugins have codes of their own; a reader of an older version meets those of a newer one."""
+    issue = TurnIssue(IssueKind.RUNTIME, code, "what went wrong")
+    failure = ToolFailure(FailureClass.EXECUTION, code, "what went wrong")
+
+    assert decode(TurnIssue, encode(TurnIssue, issue)) == issue
+    assert decode(ToolFailure, encode(ToolFailure, failure)) == failure
+    assert json.loads(json.dumps(to_json(TurnIssue, issue)))["code"] == str(code)
+
+
+@pytest.mark.shows("E1")
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_a_code_is_its_own_spelling(code: ErrorCode) -> None:
     assert ErrorCode(code.value) is code

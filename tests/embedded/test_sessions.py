@@ -38,6 +38,7 @@ def test_every_session_gets_its_answers_in_the_order_sent(sqlite_url: str) -> No
         assert lash.client.stores.queue.waiting() == []
 
 
+@pytest.mark.raises_code("blocking_wait_in_worker")
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_a_tool_may_send_but_not_wait_for_the_answer(tmp_path: Path, colour: str) -> None:
     """It would wait for a turn that may need the very thread it waits in, or its own session."""

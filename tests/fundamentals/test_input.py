@@ -21,6 +21,7 @@ def test_text_that_stands_together_is_joined() -> None:
     assert blobs[0].content == JPEG
 
 
+@pytest.mark.raises_code("invalid_input")
 def test_an_input_without_content_is_refused() -> None:
     """The error names the field."""
     with pytest.raises(InvalidInput, match=r"^text: must not be empty$"):

@@ -61,6 +61,7 @@ def test_workers_on_postgres_need_redis_and_clients_do_not() -> None:
     stores.close()
 
 
+@pytest.mark.raises_code("configuration")
 def test_without_a_database_nothing_is_opened() -> None:
     with pytest.raises(ConfigurationError, match="Set LASH_DATABASE_URL"):
         open_stores(Settings())

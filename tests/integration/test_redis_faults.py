@@ -257,6 +257,7 @@ def refuse_every_verb_that_writes(stores: RedisStores) -> None:
     stores.live.append([DELTA])
 
 
+@pytest.mark.raises_code("lease_store_unavailable")
 def test_a_redis_that_is_out_of_memory_is_unavailable(stores: RedisStores, server: redis.Redis) -> None:
     server.config_set("maxmemory", "1")
     with pytest.raises(LeaseStoreUnavailable, match="OutOfMemoryError"):

@@ -65,6 +65,7 @@ def test_the_first_rule_that_fits_gives_the_outcome(
     assert select_outcome(outcome, issues, "safe", tool_failed=tool_failed) == selected
 
 
+@pytest.mark.raises_code("missing_done")
 def test_a_turn_without_an_outcome_is_a_failure_by_default() -> None:
     """No path of the machine leads there; a protocol that ends without saying how would."""
     turn = replace(ended(answers("Hi.")), held=None)

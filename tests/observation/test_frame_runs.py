@@ -44,6 +44,7 @@ def test_most_runs_are_of_one_turn(scene: Scene) -> None:
     assert (len(found.turns), found.frame_switch_count, found.final_turn.text) == (1, 0, "done")
 
 
+@pytest.mark.raises_code("empty_agent_frame_run")
 def test_a_run_without_turns_has_no_final_one() -> None:
     with pytest.raises(EmptyAgentFrameRun) as raised:
         _ = AgentFrameRun(()).final_turn

@@ -48,6 +48,7 @@ def test_an_input_is_queued_then_running_then_committed(scene: Scene) -> None:
     assert status(scene, input_id) == f"committed({opened.intent.turn_id})"
 
 
+@pytest.mark.raises_code("input_cancelled")
 def test_a_cancelled_input_says_so(scene: Scene) -> None:
     input_id = scene.send()
     scene.queue.cancel(SESSION, input_id)
@@ -56,6 +57,7 @@ def test_a_cancelled_input_says_so(scene: Scene) -> None:
         result(scene, input_id)
 
 
+@pytest.mark.raises_code("batch_dead_lettered")
 def test_a_dead_letter_gives_its_reason(scene: Scene) -> None:
     input_id = scene.send()
     opened = scene.open()
@@ -156,6 +158,7 @@ def test_a_commit_between_the_look_and_the_wait_is_not_missed(
     assert clock.now_ms() == began
 
 
+@pytest.mark.raises_code("result_timeout")
 def test_a_wait_that_is_over_leaves_the_work_alone(scene: Scene, clock: Timeline) -> None:
     input_id = scene.send()
     began = clock.now_ms()

@@ -91,6 +91,7 @@ def test_who_waits_says_so_and_gets_the_time_that_it_waited() -> None:
     assert (second.waits, doing, second.engagement.doing) == (1, {Doing.WAITING}, Doing.MODEL_CALL)
 
 
+@pytest.mark.raises_code("provider_limit")
 def test_the_time_of_the_turn_is_the_end_of_all_waiting() -> None:
     first = At(ONE_AT_A_TIME)
     second = At(ONE_AT_A_TIME, first)

@@ -14,7 +14,15 @@ from lash_tasks.domain.ids import blob_ref
 from lash_tasks.domain.inputs import QueuedInput, context_digest
 from lash_tasks.domain.messages import ImagePart, TextPart
 from lash_tasks.domain.queue import BatchRecord, CancelVerdict
-from lash_tasks.errors import ErrorCode, IdempotencyConflict, InvalidInput, LashError, NotFound, SessionBusy
+from lash_tasks.errors import (
+    ErrorCode,
+    IdempotencyConflict,
+    InvalidInput,
+    LashError,
+    NotFound,
+    PayloadTooLarge,
+    SessionBusy,
+)
 from lash_tasks.runtime.ingress import CancelRequest, SendRequest
 from lash_tasks.stores.sql.tables import agents, batches
 from tests.scene import MAX_PAYLOAD_BYTES, SESSION, Scene
@@ -240,6 +248,15 @@ def test_a_refusal_does_not_repeat_what_was_sent(scene: Scene) -> None:
         assert refusal.value.__cause__ is None
 
 
+@pytest.mark.raises_code("payload_too_large")
+def test_one_byte_over_the_limit_is_refused_with_both_sizes(scene: Scene) -> None:
+    with pytest.raises(PayloadTooLarge) as refusal:
+        scene.send(text="x" * (MAX_PAYLOAD_BYTES + 1))
+    assert refusal.value.args == ("text", MAX_PAYLOAD_BYTES + 1, MAX_PAYLOAD_BYTES)
+    assert scene.stored() == EMPTY
+
+
+@pytest.mark.raises_code("no_worker_has_registered")
 def test_an_input_before_any_worker_has_registered_is_refused(scene: Scene) -> None:
     with scene.database.transaction() as connection:
         connection.execute(agents.delete())
@@ -338,6 +355,7 @@ def test_the_same_input_under_the_same_key_is_stored_and_rung_for_once(scene: Sc
     assert scene.doorbell.rung == [SESSION]
 
 
+@pytest.mark.raises_code("idempotency_conflict")
 @pytest.mark.parametrize("changed", [{"text": "bye"}, {"context": {"x": 1}}, {"when": "reject"}, {"merge_key": "h"}])
 def test_another_input_under_the_same_key_is_a_conflict(scene: Scene, changed: dict[str, Any]) -> None:
     first = {"idempotency_key": "msg-1", **(MERGE if "merge_key" in changed else {})}

@@ -120,6 +120,7 @@ def test_the_function_sees_the_callers_context_variables(bench: Bench) -> None:
         request_id.reset(token)
 
 
+@pytest.mark.raises_code("tool_unavailable")
 def test_an_unknown_tool_is_answered_with_the_names_there_are(bench: Bench) -> None:
     calls = bench(add, fail)
     assert calls.failure("subtract") == ToolFailure(
@@ -131,6 +132,7 @@ def test_an_unknown_tool_is_answered_with_the_names_there_are(bench: Bench) -> N
     )
 
 
+@pytest.mark.raises_code("invalid_tool_args")
 def test_arguments_that_do_not_fit_go_back_to_the_model_and_nothing_is_called(bench: Bench) -> None:
     called = threading.Event()
 

@@ -93,6 +93,7 @@ def test_after_five_deaths_without_progress_the_input_is_a_dead_letter_and_the_n
     assert [text_of(message) for message in stage.messages()][:2] == ["poison", "behind"]
 
 
+@pytest.mark.raises_code("attempts_exhausted")
 def test_a_buried_turn_keeps_what_is_complete(stage: Stage) -> None:
     stage.agents, stage.model = [agent(look)], deadly("poison", after_tools=True)
     poison = stage.send("poison")

@@ -126,6 +126,7 @@ def test_fifty_calls_at_once_are_all_made_and_answered_in_order(stage: Stage) ->
 # ---------------------------------------------------------------- answers without content
 
 
+@pytest.mark.raises_code("empty_response")
 @pytest.mark.parametrize(
     "empty",
     [
@@ -298,6 +299,7 @@ class Wordless:
         return
 
 
+@pytest.mark.raises_code("llm_provider")
 def test_a_provider_that_returns_nothing_ends_the_turn(stage: Stage) -> None:
     stage.model = Wordless()
     turn = stage.answer(ASKED)

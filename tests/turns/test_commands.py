@@ -63,6 +63,7 @@ def test_a_key_used_twice_is_one_batch_with_the_exact_source_key(stage: Stage) -
     assert order(stage, "reset_session") != first
 
 
+@pytest.mark.raises_code("session_command_idempotency_key")
 @pytest.mark.shows("K2")
 @pytest.mark.parametrize("key", ["", "  "])
 def test_a_blank_key_is_refused(stage: Stage, key: str) -> None:

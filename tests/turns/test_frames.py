@@ -141,6 +141,7 @@ def test_a_switch_to_the_frame_that_is_open_goes_on_with_the_task_and_opens_noth
     assert requests(stage)[-1][:4] == ["so far", "book it", "You said: book it", "go"]
 
 
+@pytest.mark.raises_code("frame_superseded")
 @pytest.mark.shows("F2")
 @pytest.mark.parametrize("older", [INITIAL, "plan"])
 def test_a_frame_that_was_left_is_not_opened_again_and_the_model_is_told(stage: Stage, older: str) -> None:
@@ -218,6 +219,7 @@ def test_a_death_between_the_frames_runs_the_task_exactly_once_and_before_what_w
     assert [turn.attempt for turn in stage.results()] == [1, 1, 1]
 
 
+@pytest.mark.raises_code("max_frame_switches")
 @pytest.mark.shows("F6")
 def test_a_run_that_never_stops_switching_is_stopped(stage: Stage) -> None:
     switches(stage, task="go")

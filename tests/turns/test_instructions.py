@@ -91,6 +91,7 @@ def test_a_function_that_raises_stops_the_turn_without_its_message_and_the_sessi
     stage.assert_usable()
 
 
+@pytest.mark.raises_code("instructions_failed")
 def test_a_function_that_returns_no_text_stops_the_turn(stage: Stage) -> None:
     untyped: Any = lambda _turn: b"bytes"  # noqa: E731 - as short as users write it
     stage.agents = [agent(instructions=untyped)]

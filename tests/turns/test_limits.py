@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from lash_tasks import tool
 from lash_tasks.clock import FakeClock
 from lash_tasks.domain.messages import ToolStatus
@@ -19,6 +21,7 @@ def look() -> str:
     return "seen"
 
 
+@pytest.mark.raises_code("max_turns")
 def test_a_model_that_only_calls_tools_is_asked_max_iterations_times(stage: Stage) -> None:
     stage.agents = [agent(look, max_iterations=2)]
     stage.model = Model(script({"go": [calls(("look", ""))] * 9}))
@@ -31,6 +34,7 @@ def test_a_model_that_only_calls_tools_is_asked_max_iterations_times(stage: Stag
     stage.assert_usable()
 
 
+@pytest.mark.raises_code("turn_time_exceeded")
 def test_after_max_turn_seconds_no_call_is_made_any_more(stage: Stage) -> None:
     clock = FakeClock()
     stage.clock, stage.agents = clock, [agent(look, max_turn_seconds=60)]

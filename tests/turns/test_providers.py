@@ -116,6 +116,7 @@ def test_a_key_that_is_missing_ends_the_turn_with_its_name(stage: Stage) -> None
     ]
 
 
+@pytest.mark.raises_code("attachment_resolution_failed")
 @pytest.mark.parametrize("model", ["vllm:small", "claude:small"])
 def test_an_attachment_that_is_gone_is_a_recorded_failure(stage: Stage, model: str) -> None:
     items = [{"type": "text", "text": "what is it?"}, {"type": "image_ref", "id": "photo"}]

@@ -71,6 +71,7 @@ def assert_ended(stage: Stage, ran: list[str], *differences: str) -> AssembledTu
     return turn
 
 
+@pytest.mark.raises_code("effect_replay_mismatch")
 def test_another_model(stage: Stage) -> None:
     ran = died_before_commit(stage)
     edit(stage, ":0:llm_call:", lambda envelope: envelope["request"].update(model="test:older"))

@@ -91,6 +91,7 @@ def test_of_three_calls_the_one_recorded_before_a_death_is_not_made_again(stage:
     stage.assert_usable()
 
 
+@pytest.mark.raises_code("tool_attempt_interrupted")
 @pytest.mark.parametrize(
     ("point", "runs_before"), [(CrashPoint.AFTER_BEGUN, 0), (CrashPoint.AFTER_PERFORM, 1)], ids=["begun", "done"]
 )
@@ -168,6 +169,7 @@ def test_a_round_of_both_kinds_repeats_only_what_may_be_repeated(stage: Stage) -
     assert codes(stage.last()) == [ErrorCode.TOOL_ATTEMPT_INTERRUPTED, None]
 
 
+@pytest.mark.raises_code("tool_timeout", "tool_failed")
 def test_exceptions_and_timeouts_of_tools_are_results(stage: Stage) -> None:
     released = threading.Event()
 

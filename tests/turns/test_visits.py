@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -14,6 +13,7 @@ from lash_tasks.domain.queue import BatchState
 from lash_tasks.errors import CommitConflict
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.session_runner import STAY_SECONDS, RunVerdict
+from lash_tasks.stores.bundle import Stores
 from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.protocols import CommitRefused, Committed, Released, TurnCommit
 from tests.turns.doubles import TurnsBetween
@@ -124,18 +124,33 @@ def test_input_waits_while_the_lease_is_held_and_runs_by_the_same_call_after_its
     assert stage.run() is RunVerdict.COMMITTED
 
 
-@pytest.mark.shows("L18")
-@pytest.mark.parametrize("refused", [CommitRefused.HEAD_CONFLICT, CommitRefused.FENCED])
-def test_a_commit_that_fails_leaves_the_lease_free(stage: Stage, refused: CommitRefused) -> None:
+def refuses(refused: CommitRefused) -> Callable[[Stores], Stores]:
     class Refuses(TurnsBetween):
         def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
             return refused
 
+    return lambda stores: replace(stores, turns=Refuses(stores.turns))
+
+
+@pytest.mark.shows("L18")
+@pytest.mark.raises_code("store_commit_failed")
+@pytest.mark.parametrize("refused", [refused for refused in CommitRefused if refused.unfit])
+def test_a_commit_that_does_not_fit_says_why_and_leaves_the_lease_free(stage: Stage, refused: CommitRefused) -> None:
     stage.shared = open_memory_stores(clock=stage.clock)
     stage.send("hello")
-    with suppress(CommitConflict):
-        verdict = stage.run(wrap=lambda stores: replace(stores, turns=Refuses(stores.turns)))
-        assert (verdict, refused) == (RunVerdict.FENCED, CommitRefused.FENCED)
+    with pytest.raises(CommitConflict) as conflict:
+        stage.run(wrap=refuses(refused))
 
+    assert (conflict.value.code, conflict.value.reason) == ("store_commit_failed", refused.value)
     assert not stage.shared.leases.held([fence_scope(SESSION)])
     assert stage.run() is RunVerdict.COMMITTED
+
+
+@pytest.mark.shows("L18")
+@pytest.mark.parametrize("refused", [CommitRefused.FENCED, CommitRefused.TURN_CONFLICT])
+def test_a_commit_of_another_workers_turn_leaves_the_lease_free(stage: Stage, refused: CommitRefused) -> None:
+    stage.shared = open_memory_stores(clock=stage.clock)
+    stage.send("hello")
+    assert stage.run(wrap=refuses(refused)) is RunVerdict.FENCED
+
+    assert not stage.shared.leases.held([fence_scope(SESSION)])
