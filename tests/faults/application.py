@@ -21,6 +21,7 @@ from pathlib import Path
 from lash_tasks import Agent, Lash, Limits, OpenAI, SwitchFrame, ToolContext, tool
 from lash_tasks.clock import SystemClock
 from lash_tasks.runtime.crash_points import CrashPoint
+from tests.faults.conversation import task_of
 
 _log_lock = threading.Lock()
 _passings: Counter[str] = Counter()
@@ -74,6 +75,13 @@ def move(text: str, ctx: ToolContext) -> SwitchFrame | str:
     return SwitchFrame(f"task of {text}", initial_messages=[{"role": "assistant", "text": f"it was about {text}"}])
 
 
+@tool
+def hand_over(text: str, ctx: ToolContext) -> SwitchFrame:
+    """Go on with a task in another frame."""
+    _note("hand_over", text, ctx)
+    return SwitchFrame(task=task_of(text), initial_messages=[{"role": "assistant", "text": "so far so good"}])
+
+
 def die_once(point: CrashPoint) -> None:
     if point != os.environ.get("LASH_TEST_DIE_AT"):
         return
@@ -101,7 +109,7 @@ counts = search if os.environ.get("LASH_TEST_VERSION") == "2" else lookup
 lash = Lash(
     agents=[
         Agent(name="counter", model="openai:test", instructions="Count.", tools=[counts]),
-        Agent(name="busy", model="openai:test", instructions="Do it.", tools=[counts, charge]),
+        Agent(name="busy", model="openai:test", instructions="Do it.", tools=[counts, charge, hand_over]),
         Agent(name="charger", model="openai:test", instructions="Charge.", tools=[charge]),
         Agent(name="mover", model="openai:test", instructions="Move.", tools=[move]),
         Agent(name="patient", model="narrow:test", instructions="Answer."),

@@ -17,6 +17,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
+SWITCHED = "agent_frame_switch"
+"""The outcome of a turn whose run goes on in another frame."""
+
 
 class Wrong(StrEnum):
     LOST = "lost"
@@ -34,6 +37,8 @@ class Wrong(StrEnum):
     """More attempts at a model call or tool than openings of its turn account for."""
     NEVER_TWICE = "never_twice"
     """A `never` tool that ran again."""
+    TORN_RUN = "torn_run"
+    """A switch of frames that another turn than its task's followed."""
     STALE_WRITE = "stale_write"
     """Something written under another fence than the one that the turn had."""
 
@@ -62,6 +67,8 @@ class Sent:
     accepted: bool = True
     """False: refused, so it must have left nothing."""
     cancel_asked: bool = False
+    follows: str | None = None
+    """The turn that left this input as its task, in another frame; None: it came from outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +206,8 @@ def inputs_are_taken_in_order(evidence: Evidence) -> Iterator[Violation]:
             for sent in inputs
             if (session, sent.key) in sequence and (session, sent.text) in places
         ]
-        for (seq, _, before), (later_seq, _, after) in pairwise(known):
+        from_outside = [one for one in known if one[2].follows is None]
+        for (seq, _, before), (later_seq, _, after) in pairwise(from_outside):
             if later_seq < seq:
                 detail = f"{after.key} was sent after {before.key} and stands before it in the queue"
                 yield Violation(Wrong.OUT_OF_ORDER, session, detail)
@@ -215,6 +223,8 @@ def may_overtake(later: Sent, earlier: Sent) -> bool:
     """Whether an input may be taken before one that was accepted before it."""
     if earlier.delayed or earlier.quiet:
         return True  # it was not ready yet
+    if later.follows is not None:
+        return True  # it is part of a run that had begun
     return later.when == "interrupt" and earlier.when != "interrupt"
 
 
@@ -257,8 +267,21 @@ def every_finished_turn_answers_its_last_text(evidence: Evidence) -> Iterator[Vi
     for turn, texts in _texts_of_turns(evidence):
         if turn.outcome == "finished" and (not texts or turn.text != f"answer: {texts[-1]}"):
             yield Violation(Wrong.WRONG_ANSWER, turn.session, f"{turn.text!r} answers {texts}")
-        if turn.outcome not in ("finished", "cancelled"):
+        if turn.outcome not in ("finished", "cancelled", SWITCHED):
             yield Violation(Wrong.LOST, turn.session, f"turn {turn.index} ended as {turn.outcome}")
+
+
+def every_switch_is_followed_by_its_task(evidence: Evidence) -> Iterator[Violation]:
+    turns = {(turn.session, turn.index): turn for turn in evidence.turns}
+    texts = {(turn.session, turn.turn_id): said for turn, said in _texts_of_turns(evidence)}
+    tasks = {(sent.session, sent.follows): sent.text for sent in evidence.sent if sent.follows is not None}
+    for turn in evidence.turns:
+        if turn.outcome != SWITCHED:
+            continue
+        after, task = turns.get((turn.session, turn.index + 1)), tasks.get((turn.session, turn.turn_id))
+        said = [] if after is None else texts[(after.session, after.turn_id)]
+        if task is None or said[:1] != [task]:
+            yield Violation(Wrong.TORN_RUN, turn.session, f"turn {turn.index} left {task!r}, then came {said}")
 
 
 def nothing_is_paid_for_twice(evidence: Evidence) -> Iterator[Violation]:
@@ -275,7 +298,7 @@ def nothing_is_paid_for_twice(evidence: Evidence) -> Iterator[Violation]:
         opened = openings[(turn.session, turn.turn_id)]
         calls = [times for text in texts for times in asked[text]]
         # A cancel ends a call that was asked and is not recorded.
-        allowed = kept[(turn.session, turn.turn_id)] + opened - 1 + (turn.outcome != "finished")
+        allowed = kept[(turn.session, turn.turn_id)] + opened - 1 + (turn.outcome == "cancelled")
         if sum(calls) > allowed or max(calls, default=0) > opened:
             detail = f"turn {turn.index} asked the model {sum(calls)} times, {allowed} allowed, {opened} openings"
             yield Violation(Wrong.PAID_TWICE, turn.session, detail)
@@ -310,6 +333,7 @@ LAWS = (
     turns_and_revisions_have_no_gaps,
     every_call_has_its_result,
     every_finished_turn_answers_its_last_text,
+    every_switch_is_followed_by_its_task,
     nothing_is_paid_for_twice,
     no_never_tool_runs_again,
     nothing_stale_is_written,

@@ -1,7 +1,7 @@
 """The model of a run under faults: its answers follow from what a user said last, and it counts how often it is asked.
 
-A text names what it wants done: `lookup`, `charge`, `both` at once, `twice` a lookup after a lookup, or `plain` for an
-answer without tools. The last answer of a turn is `answer: <text>`.
+A text names what it wants done: `lookup`, `charge`, `both` at once, `twice` a lookup after a lookup, `plain` for an
+answer without tools, or `frame` to go on with a task in another frame. The last answer of a turn is `answer: <text>`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ WISHES = {
     "charge": (("charge",), ()),
     "both": (("lookup", "charge"), ()),
     "twice": (("lookup",), ("lookup",), ()),
+    "frame": (("hand_over",), ()),
 }
 """The tools that each answer asks for, by the last word of the text."""
+
+
+def task_of(text: str) -> str:
+    """What is left to do of a text that is handed over to another frame."""
+    return f"{text} task lookup"
 
 
 def last_text(request: JsonObject) -> str:

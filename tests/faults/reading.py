@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import text as sql
 
 from lash_tasks.client import Client
-from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.frames import follow_up_turn_id, task_batch_id
+from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.messages import ToolCallPart, ToolResultPart, text_of
 from lash_tasks.domain.sessions import StoredNode
 from lash_tasks.errors import StoreUnavailable
-from tests.faults.checker import Evidence, Recorded, Said, Sent, Stored, TurnSeen
+from tests.faults.checker import SWITCHED, Evidence, Recorded, Said, Sent, Stored, TurnSeen
+from tests.faults.conversation import task_of
 from tests.services import wait_until
 
 _STATES = {"consumed": "committed"}
@@ -24,7 +26,8 @@ _TURNS = """
 SELECT session_id, turn_id, turn_index, base_revision, fence, outcome
 FROM lash_turns WHERE status = 'committed' ORDER BY session_id, turn_index"""
 
-_INPUTS = "SELECT session_id, source_key, seq, state, turn_id FROM lash_batches WHERE kind IS NULL"
+_INPUTS = """
+SELECT session_id, coalesce(source_key, id) AS source_key, seq, state, turn_id FROM lash_batches WHERE kind IS NULL"""
 
 
 def read_evidence(
@@ -33,11 +36,12 @@ def read_evidence(
     """Everything that there is to check."""
     sessions = _sessions(client)
     ran, never_ran = _tools(tool_runs)
+    turns, history = _turns(client, sessions), [said for session in sessions for said in _history(client, session)]
     return Evidence(
-        sent=list(sent),
+        sent=[*sent, *_tasks(turns, history)],
         stored=_stored(client),
-        turns=_turns(client, sessions),
-        history=[_said(session, node) for session in sessions for node in client.stores.sessions.history(session)],
+        turns=turns,
+        history=history,
         journal=_journal(client),
         asked=dict(asked),
         ran=ran,
@@ -102,6 +106,28 @@ def _turns(client: Client, sessions: Iterable[SessionId]) -> list[TurnSeen]:
             )
             for row in connection.execute(sql(_TURNS))
         ]
+
+
+def _history(client: Client, session: SessionId) -> Iterator[Said]:
+    """What was said in all frames of a session."""
+    frames = client.stores.frames
+    for frame in frames.frames(session):
+        for node in frames.history(session, frame.frame_id):
+            yield _said(session, node)
+
+
+def _tasks(turns: Iterable[TurnSeen], history: Iterable[Said]) -> Iterator[Sent]:
+    """The inputs that turns have left for those behind them."""
+    texts = {(one.session, one.revision): one.text for one in history if one.role == "user"}
+    for turn in turns:
+        if turn.outcome == SWITCHED:
+            session, turn_id = SessionId(turn.session), TurnId(turn.turn_id)
+            yield Sent(
+                session=session,
+                key=task_batch_id(session, follow_up_turn_id(turn_id)),
+                text=task_of(texts.get((session, turn.base_revision + 1), "")),
+                follows=turn_id,
+            )
 
 
 def _said(session: SessionId, stored: StoredNode) -> Said:

@@ -219,6 +219,29 @@ def test_what_waited_longer_or_is_urgent_may_be_taken_out_of_order() -> None:
     assert wrongs([first, replace(second, delayed=True), third])
 
 
+def with_a_switch(evidence: Evidence) -> Evidence:
+    """The second turn ends in a switch, and the third is its task's."""
+    first, second, third = evidence.turns
+    one, two, three = evidence.sent
+    return replace(
+        evidence,
+        turns=[first, replace(second, outcome="agent_frame_switch", text=""), third],
+        sent=[one, two, replace(three, follows="t2")],
+    )
+
+
+def test_a_switch_is_followed_by_its_task() -> None:
+    evidence = with_a_switch(clean())
+    assert check(evidence) == []
+    assert Wrong.TORN_RUN in {one.wrong for one in check(without_the_follow_up(evidence))}
+    strayed = [replace(sent, follows=None) for sent in evidence.sent]
+    assert Wrong.TORN_RUN in {one.wrong for one in check(replace(evidence, sent=strayed))}
+
+
+def without_the_follow_up(evidence: Evidence) -> Evidence:
+    return replace(evidence, turns=evidence.turns[:2])
+
+
 def test_a_percentile_is_one_of_the_values() -> None:
     assert percentile([], 0.5) is None
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
