@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from lash_tasks.app import Lash as Lash
     from lash_tasks.client import Client as Client
     from lash_tasks.client import Receipt as Receipt
+    from lash_tasks.domain.hooks import AbortTurn as AbortTurn
+    from lash_tasks.domain.hooks import EmitEvent as EmitEvent
+    from lash_tasks.domain.hooks import EnqueueMessages as EnqueueMessages
+    from lash_tasks.domain.hooks import PluginMessage as PluginMessage
+    from lash_tasks.domain.hooks import TurnSummary as TurnSummary
     from lash_tasks.domain.inputs import ImageRefItem as ImageRefItem
     from lash_tasks.domain.inputs import TextItem as TextItem
     from lash_tasks.domain.inputs import TurnInput as TurnInput
@@ -21,6 +26,10 @@ if TYPE_CHECKING:
     from lash_tasks.domain.turns import TurnContext as TurnContext
     from lash_tasks.errors import ErrorCode as ErrorCode
     from lash_tasks.errors import LashError as LashError
+    from lash_tasks.machine.prepared import PreparedContext as PreparedContext
+    from lash_tasks.machine.requests import ModelMessage as ModelMessage
+    from lash_tasks.plugins.plugin import HookContext as HookContext
+    from lash_tasks.plugins.plugin import Plugin as Plugin
     from lash_tasks.providers.named import Anthropic as Anthropic
     from lash_tasks.providers.named import OpenAI as OpenAI
     from lash_tasks.providers.named import env as env
@@ -32,17 +41,25 @@ if TYPE_CHECKING:
     from lash_tasks.tools.definition import tool as tool
 
 _HOMES = {
+    "AbortTurn": "lash_tasks.domain.hooks",
     "Agent": "lash_tasks.tools.agents",
     "Anthropic": "lash_tasks.providers.named",
     "AssembledTurn": "lash_tasks.domain.turns",
     "Client": "lash_tasks.client",
+    "EmitEvent": "lash_tasks.domain.hooks",
+    "EnqueueMessages": "lash_tasks.domain.hooks",
     "ErrorCode": "lash_tasks.errors",
+    "HookContext": "lash_tasks.plugins.plugin",
     "ImageRefItem": "lash_tasks.domain.inputs",
     "Lash": "lash_tasks.app",
     "LashError": "lash_tasks.errors",
     "Limits": "lash_tasks.domain.models",
+    "ModelMessage": "lash_tasks.machine.requests",
     "ModelOptions": "lash_tasks.domain.models",
     "OpenAI": "lash_tasks.providers.named",
+    "Plugin": "lash_tasks.plugins.plugin",
+    "PluginMessage": "lash_tasks.domain.hooks",
+    "PreparedContext": "lash_tasks.machine.prepared",
     "Receipt": "lash_tasks.client",
     "Settings": "lash_tasks.settings",
     "SwitchFrame": "lash_tasks.tools.control",
@@ -50,23 +67,32 @@ _HOMES = {
     "ToolContext": "lash_tasks.tools.context",
     "TurnContext": "lash_tasks.domain.turns",
     "TurnInput": "lash_tasks.domain.inputs",
+    "TurnSummary": "lash_tasks.domain.hooks",
     "env": "lash_tasks.providers.named",
     "include_object": "lash_tasks.stores.sql.schema",
     "tool": "lash_tasks.tools.definition",
 }
 
 __all__ = [
+    "AbortTurn",
     "Agent",
     "Anthropic",
     "AssembledTurn",
     "Client",
+    "EmitEvent",
+    "EnqueueMessages",
     "ErrorCode",
+    "HookContext",
     "ImageRefItem",
     "Lash",
     "LashError",
     "Limits",
+    "ModelMessage",
     "ModelOptions",
     "OpenAI",
+    "Plugin",
+    "PluginMessage",
+    "PreparedContext",
     "Receipt",
     "Settings",
     "SwitchFrame",
@@ -74,6 +100,7 @@ __all__ = [
     "ToolContext",
     "TurnContext",
     "TurnInput",
+    "TurnSummary",
     "env",
     "include_object",
     "tool",

@@ -22,9 +22,10 @@ from lash_tasks.providers.named import NamedProvider, checked_providers
 from lash_tasks.queues import Names
 from lash_tasks.roster import Roster
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
+from lash_tasks.runtime.phases import PhaseProbe
 from lash_tasks.settings import Settings
 from lash_tasks.tools.agents import Agent
-from lash_tasks.tools.dispatch import OpenDeps
+from lash_tasks.tools.calling import OpenDeps
 from lash_tasks.wiring import WorkerParts, check_worker_settings, open_client_parts, open_worker
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Lash:
     and `stop()` it. Otherwise `lash.celery` is an ordinary Celery app for workers, beat and Flower: one of our own, or
     with `celery=` yours, which gets our tasks, queues and beat entries, and keeps its settings. Constructing a Lash
     reads no environment and no settings, and opens nothing.
-    `reached` is called at every named crash point; fault tests die there.
+    `probe` is told when each phase of a turn begins and ends. `reached` is called at every named crash point; fault
+    tests die there.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Lash:
         embedded: bool = False,
         settings: Settings | None = None,
         name: str = "lash",
+        probe: PhaseProbe | None = None,
         reached: Callable[[CrashPoint], None] = nothing_happens,
     ) -> None:
         if embedded and celery is not None:
             raise ConfigurationError("embedded=True runs without Celery; leave out celery= or embedded=")
         self.name = name
         self._reached = reached
+        self.probe = probe
         self.embedded = embedded
         self.deps = deps
         self.providers = checked_providers(providers or {})
@@ -169,6 +173,7 @@ class Lash:
                 doorbell=CeleryDoorbell(self.celery, clock, self._names),
                 queues=queues,
                 clock=clock,
+                probe=self.probe,
                 reached=self._reached,
             )
             self._worker.running.start()
@@ -205,6 +210,7 @@ class Lash:
                     agents=self._agents_to_run(),
                     providers=self.providers,
                     deps=self._deps_to_run(),
+                    probe=self.probe,
                     reached=self._reached,
                 )
                 stack.start()
@@ -231,7 +237,14 @@ class Lash:
     ) -> Lash:
         """The same agents embedded, on other settings and with other providers; this application stays as it is."""
         agents = list(self.agents.values())
-        copy = Lash(agents, deps=deps or self.deps, providers=providers, embedded=True, settings=settings)
+        copy = Lash(
+            agents,
+            deps=deps or self.deps,
+            providers=providers,
+            embedded=True,
+            settings=settings,
+            probe=self.probe,
+        )
         copy._autodiscovers = self._in_django
         return copy
 

@@ -19,8 +19,8 @@ import celery
 from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.tools.agents import Agent
+from lash_tasks.tools.calling import OpenDeps
 from lash_tasks.tools.definition import Tool
-from lash_tasks.tools.dispatch import OpenDeps
 
 
 def serves(app: celery.Celery) -> bool:

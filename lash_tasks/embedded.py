@@ -17,12 +17,13 @@ from lash_tasks.errors import ConfigurationError
 from lash_tasks.providers.named import NamedProvider
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.local import LocalDoorbell
+from lash_tasks.runtime.phases import PhaseProbe
 from lash_tasks.runtime.ticker import Periodic
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import open_stores
 from lash_tasks.stores.sql import schema
 from lash_tasks.tools.agents import Agent
-from lash_tasks.tools.dispatch import OpenDeps
+from lash_tasks.tools.calling import OpenDeps
 from lash_tasks.wiring import client_parts, open_worker
 
 TURN_THREADS = 16
@@ -44,6 +45,7 @@ class EmbeddedStack:
         providers: Mapping[str, NamedProvider],
         deps: OpenDeps | None,
         threads: int = TURN_THREADS,
+        probe: PhaseProbe | None = None,
         reached: Callable[[CrashPoint], None] = nothing_happens,
     ) -> None:
         settings = settings.embedded()
@@ -66,6 +68,7 @@ class EmbeddedStack:
                 queues=("embedded",),
                 stores=self._stores,
                 clock=self._clock,
+                probe=probe,
                 reached=reached,
             )
             opened.pop_all()

@@ -9,9 +9,13 @@ from enum import StrEnum
 from typing import Protocol
 
 from lash_tasks.domain.codec import JsonObject, JsonValue
+from lash_tasks.domain.hooks import HookFailure, PluginReport, TurnSummary
 from lash_tasks.domain.ids import BlobRef, CallId, SessionId, TurnId
+from lash_tasks.domain.messages import Message
 from lash_tasks.domain.models import Limits
-from lash_tasks.domain.turns import ToolOutcome, TurnContext
+from lash_tasks.domain.plugins import Hook
+from lash_tasks.domain.turns import AssembledTurn, ToolOutcome, TurnContext
+from lash_tasks.machine.prepared import PreparedContext
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
 
 
@@ -187,6 +191,42 @@ class ToolRunner(Protocol):
 
     def run(self, agent: str, invocation: ToolInvocation, interrupt: Interrupt) -> ToolOutcome:
         """Raises only Interrupted. A result that JSON cannot carry, an exception and a timeout are failures."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookInvocation:
+    """One call of one hook of one plugin."""
+
+    turn: TurnContext
+    plugin: str
+    hook: Hook
+    idempotency_key: str
+    """The same for every attempt of this call."""
+    timeout_seconds: float
+    messages: tuple[Message, ...] = ()
+    checkpoint: str | None = None
+    state: JsonValue = None
+    """Of the plugin, in this session; None if there is none."""
+    prepared: PreparedContext | None = None
+    """For `prepare_context`."""
+    summary: TurnSummary | None = None
+    """For `after_turn`."""
+    persisted: AssembledTurn | None = None
+    """For `turn_persisted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookReturned:
+    report: PluginReport
+    prepared: PreparedContext | None = None
+
+
+class HookRunner(Protocol):
+    """Calls a hook. What goes wrong inside is a HookFailure, not an exception."""
+
+    def run(self, invocation: HookInvocation, interrupt: Interrupt) -> HookReturned | HookFailure:
+        """Raises only Interrupted. What a hook asks for comes back as a replay will read it."""
         ...
 
 

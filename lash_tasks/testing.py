@@ -28,7 +28,7 @@ from lash_tasks.machine.requests import ModelRequest, ModelResponse, TerminalRea
 from lash_tasks.ports import Interrupt, ModelCall, ModelStream, Provider, ProviderFailure
 from lash_tasks.providers.scripted import ScriptedProvider, last_user_text
 from lash_tasks.settings import Settings
-from lash_tasks.tools.dispatch import OpenDeps
+from lash_tasks.tools.calling import OpenDeps
 
 SESSION = "test"
 

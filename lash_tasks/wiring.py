@@ -24,6 +24,7 @@ from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.gatekeeper import Gatekeeper
 from lash_tasks.runtime.ingress import Ingress
 from lash_tasks.runtime.live_writer import LiveWriter
+from lash_tasks.runtime.phases import PhaseProbe
 from lash_tasks.runtime.registrar import Registrar
 from lash_tasks.runtime.running_worker import RunningWorker
 from lash_tasks.runtime.services import RuntimeServices
@@ -34,7 +35,9 @@ from lash_tasks.stores.bundle import Stores, open_stores
 from lash_tasks.stores.protocols import Pruning, WorkerRecord
 from lash_tasks.stores.sql import schema
 from lash_tasks.tools.agents import Agent
-from lash_tasks.tools.dispatch import OpenDeps, ToolDispatcher
+from lash_tasks.tools.calling import OpenDeps
+from lash_tasks.tools.dispatch import ToolDispatcher
+from lash_tasks.tools.hooks import HookDispatcher
 from lash_tasks.tools.rounds import RoundExecutor
 
 DAY_MS = 86_400_000
@@ -168,6 +171,7 @@ def open_worker(
     stores: Stores | None = None,
     clock: Clock | None = None,
     reached: Callable[[CrashPoint], None] = nothing_happens,
+    probe: PhaseProbe | None = None,
 ) -> WorkerParts:
     """A worker process, not yet started. Raises ConfigurationError and SchemaBehind."""
     clock = clock or SystemClock()
@@ -182,6 +186,7 @@ def open_worker(
         turns=stores.turns,
         frames=stores.frames,
         graph=stores.graph,
+        sessions=stores.sessions,
         fleet=stores.fleet,
         work=stores.work,
         blobs=stores.blobs,
@@ -193,10 +198,12 @@ def open_worker(
         providers=registry,
         gatekeeper=gatekeeper,
         tools=tools,
+        hooks=HookDispatcher(agents, tools.caller),
         rounds=rounds,
         new_token=new_token,
         lease_ttl_ms=settings.lease_ttl_ms,
         reached=reached,
+        probe=probe,
     )
     running = RunningWorker(
         services,

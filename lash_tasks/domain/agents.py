@@ -8,6 +8,7 @@ from typing import Annotated
 
 from lash_tasks.domain.codec import OMITTED, JsonObject, short_digest, to_json
 from lash_tasks.domain.models import ModelOptions
+from lash_tasks.domain.plugins import Hook, PluginSpec
 
 
 class OnCrash(StrEnum):
@@ -49,6 +50,8 @@ class AgentSnapshot:
     """None for the default ones."""
     appended_instructions: str | None = None
     """What a session says after the instructions, also after those that a function renders."""
+    plugins: tuple[PluginSpec, ...] | None = None
+    """In the order of the agent; None if it has none."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -70,7 +73,18 @@ class AgentSnapshot:
             missing.append("a function for its instructions")
         if pinned.output_schema is not None and self.output_schema is None:
             missing.append("an output type")
+        hooks = {(plugin.id, hook) for plugin in self.plugins or () for hook in plugin.hooks}
+        for plugin in pinned.plugins or ():
+            gone = [hook.value for hook in plugin.hooks if (plugin.id, hook) not in hooks]
+            missing += [f"the hook {hook} of the plugin {plugin.id!r}" for hook in gone]
         return tuple(missing)
+
+    def with_hook(self, hook: Hook) -> tuple[PluginSpec, ...]:
+        """The plugins that have such a hook, in the order in which it is called."""
+        plugins = [plugin for plugin in self.plugins or () if hook in plugin.hooks]
+        if hook is Hook.PREPARE_CONTEXT:
+            plugins.sort(key=lambda plugin: -plugin.priority)
+        return tuple(plugins)
 
     def tool(self, name: str) -> ToolSpec | None:
         return next((spec for spec in self.tools if spec.name == name), None)

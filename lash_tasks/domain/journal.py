@@ -19,6 +19,11 @@ class EffectKind(StrEnum):
     SYNC_EXECUTION_ENVIRONMENT = "sync_execution_environment"
     OUTPUT_CHECK = "output_check"
     """Ours: whether an answer fits the agent's output type, which only the application's code can say."""
+    CONTEXT_TRANSFORM = "context_transform"
+    """Ours, as the three below: all hooks of one phase of the turn."""
+    BEFORE_TURN_HOOKS = "before_turn_hooks"
+    CHECKPOINT_HOOKS = "checkpoint_hooks"
+    AFTER_TURN_HOOKS = "after_turn_hooks"
 
 
 class EffectState(StrEnum):

@@ -95,6 +95,7 @@ class Origin:
     transient: Literal[True] | None = None
     """Of a plugin: for the model's eyes now, and never kept."""
     process: ProcessOrigin | None = None
+    plugin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

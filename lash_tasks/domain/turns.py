@@ -42,6 +42,8 @@ class StopKind(StrEnum):
     TOOL_FAILURE = "tool_failure"
     PROVIDER_ERROR = "provider_error"
     RUNTIME_ERROR = "runtime_error"
+    INVALID_INPUT = "invalid_input"
+    PLUGIN_ABORT = "plugin_abort"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,8 @@ class IssueKind(StrEnum):
     LLM_PROVIDER = "llm_provider"
     RUNTIME = "runtime"
     TOOL = "tool"
+    INPUT_VALIDATION = "input_validation"
+    PLUGIN = "plugin"
 
 
 @dataclass(frozen=True, slots=True)

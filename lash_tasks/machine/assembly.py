@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from lash_tasks.domain.codec import short_digest, to_json
 from lash_tasks.domain.frames import FrameSwitch
+from lash_tasks.domain.hooks import TurnSummary
 from lash_tasks.domain.ids import BatchId, NodeId
 from lash_tasks.domain.messages import Message, Role, ToolStatus, text_of
 from lash_tasks.domain.sessions import Node, chain
@@ -96,6 +97,18 @@ def assemble(
         stamp=_stamp(turn.intent.turn_index, outcome, turn.added),
         messages=len(turn.added),
         switch=_switch(turn) if isinstance(outcome, AgentFrameSwitch) else None,
+    )
+
+
+def summarize(turn: Turn) -> TurnSummary:
+    """A turn that has its outcome, as plugins see it before it is committed."""
+    safe = safe_text(_raw_text(turn))
+    return TurnSummary(
+        outcome=select_outcome(turn.outcome, turn.issues, safe, tool_failed=_any_tool_failed(turn)),
+        text=safe,
+        tool_calls=turn.calls,
+        token_usage=sum((entry.usage for entry in turn.usage), TokenUsage()),
+        errors=turn.issues,
     )
 
 

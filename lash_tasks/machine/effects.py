@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lash_tasks.domain.codec import JsonValue
+from lash_tasks.domain.hooks import HookFailure, PluginReport, PreparedPrompt, TurnSummary
 from lash_tasks.domain.ids import CallId, ReplayKey
 from lash_tasks.domain.journal import Envelope
+from lash_tasks.domain.messages import Message
+from lash_tasks.domain.plugins import Hook, PluginSpec
 from lash_tasks.domain.queue import JoinedInput
 from lash_tasks.domain.turns import StopKind, ToolOutcome, TurnIssue
-from lash_tasks.machine.requests import ModelOutcome, ModelRequest
+from lash_tasks.machine.requests import ModelMessage, ModelOutcome, ModelRequest
 
 
 class CheckpointKind(StrEnum):
@@ -90,6 +93,27 @@ class TakeCheckpoint:
     kind: CheckpointKind
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHooks:
+    """Call one hook of all plugins that have it, one after another; they are recorded together."""
+
+    effect_id: int
+    key: ReplayKey
+    envelope: Envelope
+    iteration: int
+    hook: Hook
+    plugins: tuple[PluginSpec, ...]
+    added: tuple[Message, ...]
+    """What the turn has added to the transcript so far."""
+    states: tuple[tuple[str, JsonValue], ...]
+    """States that plugins have in this turn and did not have before it, by plugin."""
+    prompt: tuple[ModelMessage, ...] = ()
+    """Before `prepare_context`: all that the model would see."""
+    checkpoint: CheckpointKind | None = None
+    summary: TurnSummary | None = None
+    """At `after_turn`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The turn is over: commit it."""
@@ -97,7 +121,7 @@ class Finish:
 
 FINISH = Finish()
 
-Effect = RenderInstructions | CallModel | CheckOutput | RunTools | TakeCheckpoint | Finish
+Effect = RenderInstructions | CallModel | CheckOutput | RunTools | TakeCheckpoint | RunHooks | Finish
 
 
 # Facts.
@@ -139,6 +163,16 @@ class CheckpointPassed:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksReturned:
+    """What the plugins asked for, in the order of their calls; after a failure the ones behind it were not called."""
+
+    reports: tuple[PluginReport, ...] = ()
+    failure: HookFailure | None = None
+    prompt: PreparedPrompt | None = None
+    """After `prepare_context`, if it changed anything."""
+
+
+@dataclass(frozen=True, slots=True)
 class TurnHalted:
     """The shell ends the turn here: cancelled, out of time, out of attempts, or a replay that does not match.
 
@@ -150,4 +184,6 @@ class TurnHalted:
     outcomes: tuple[tuple[int, ToolOutcome], ...] = ()
 
 
-Reply = InstructionsRendered | ModelReturned | OutputChecked | ToolsReturned | CheckpointPassed | TurnHalted
+Reply = (
+    InstructionsRendered | ModelReturned | OutputChecked | ToolsReturned | CheckpointPassed | HooksReturned | TurnHalted
+)

@@ -8,7 +8,7 @@ from lash_tasks.domain.codec import digest, to_json
 from lash_tasks.domain.ids import ReplayKey, effect_key
 from lash_tasks.domain.journal import EffectKind, Envelope
 from lash_tasks.domain.messages import Message
-from lash_tasks.domain.turns import IssueKind, StopKind, TurnIssue, stopped
+from lash_tasks.domain.turns import IssueKind, TurnIssue
 from lash_tasks.errors import ErrorCode
 from lash_tasks.machine.effects import FINISH, CallModel, CheckOutput, CheckpointKind, Effect, TakeCheckpoint
 from lash_tasks.machine.projection import project
@@ -20,7 +20,8 @@ def call_model(turn: Turn, *, sync: bool = True, instead_of: str | None = None) 
     if sync:
         turn = replace(turn, next_effect_id=turn.next_effect_id + 1)
     effect_id, key = next_key(turn, EffectKind.LLM_CALL)
-    request = project(turn.agent, turn.instructions, turn.history.grown(turn.added))
+    instructions = "\n\n".join((turn.instructions, *turn.contributions))
+    request = project(turn.agent, instructions, (turn.view or turn.history).grown(turn.added[turn.viewed :]))
     model = turn.agent.models[turn.models_failed]
     # History before the turn is fixed by the base revision, so the envelope stays small whatever its length.
     envelope = Envelope(
@@ -48,13 +49,7 @@ def take_checkpoint(turn: Turn, kind: CheckpointKind) -> Step:
     return order(turn, TakeCheckpoint(effect_id, key, envelope, turn.iteration, kind))
 
 
-def stop(turn: Turn, kind: StopKind, issue: TurnIssue | None = None) -> Step:
-    """End the turn without an answer."""
-    issues = turn.issues if issue is None else (*turn.issues, issue)
-    return finish(replace(turn, issues=issues, outcome=stopped(kind)))
-
-
-def finish(turn: Turn) -> Step:
+def end(turn: Turn) -> Step:
     return replace(turn, waiting=FINISH), FINISH
 
 

@@ -41,6 +41,17 @@ class Turn:
     """The answer as a JSON value, once it fits."""
     waiting: Effect = FINISH
     """The order whose fact is awaited."""
+    view: Transcript | None = None
+    """What plugins made of the history and the first `viewed` messages of this turn; None if they changed nothing."""
+    viewed: int = 0
+    contributions: tuple[str, ...] = ()
+    """Texts of plugins that follow the instructions."""
+    delivered: bool = False
+    """Plugins have put messages into the turn at the checkpoint that is being taken."""
+    states: tuple[tuple[str, JsonValue], ...] = ()
+    """States that plugins have now and did not have before the turn, by plugin."""
+    before_finalizing: Turn | None = None
+    """The finished turn before `after_turn` hooks saw it: where it goes on if input arrives before its commit."""
     held: TurnOutcome | None = None
     """How the turn ends if nothing joins at the checkpoint."""
     outcome: TurnOutcome | None = None

@@ -3,6 +3,7 @@
 Two rules. The machine is a function: the same facts give the same orders, byte for byte, which is what makes a
 resume a replay. And every order but Finish waits for exactly one fact; a fact of the wrong kind changes nothing.
 
+    RunHooks           --HooksReturned---------> whatever comes after them | Finish
     RenderInstructions --InstructionsRendered--> CallModel
     CallModel          --ModelReturned---------> RunTools | TakeCheckpoint(before_completion) | Finish
                                                  | CallModel (a fallback) | CheckOutput (the answer has a type)
@@ -10,6 +11,9 @@ resume a replay. And every order but Finish waits for exactly one fact; a fact o
     RunTools           --ToolsReturned---------> TakeCheckpoint(after_work) | Finish
     TakeCheckpoint     --CheckpointPassed------> CallModel | Finish
     any                --TurnHalted------------> Finish
+
+RunHooks is ordered only where the agent has plugins with such hooks: first of all, before each TakeCheckpoint, and
+before Finish (machine/hooks.py).
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from lash_tasks.domain.messages import (
     TextPart,
     ToolCallPart,
 )
+from lash_tasks.domain.plugins import Hook
 from lash_tasks.domain.queue import Queued, opening_messages
 from lash_tasks.domain.turns import (
     AgentFrameSwitch,
@@ -44,6 +49,7 @@ from lash_tasks.domain.turns import (
     TurnIntent,
     TurnIssue,
     finished,
+    stopped,
     tool_failure,
 )
 from lash_tasks.domain.usage import UsageEntry
@@ -54,18 +60,21 @@ from lash_tasks.machine.effects import (
     CheckpointKind,
     CheckpointPassed,
     Finish,
+    HooksReturned,
     InstructionsRendered,
     ModelReturned,
     OutputChecked,
     PlannedCall,
     RenderInstructions,
     Reply,
+    RunHooks,
     RunTools,
     TakeCheckpoint,
     ToolsReturned,
     TurnHalted,
 )
-from lash_tasks.machine.orders import call_model, check_output, finish, issue_of, next_key, order, stop, take_checkpoint
+from lash_tasks.machine.hooks import after_hooks, checkpoint, finish, run_hooks, stop
+from lash_tasks.machine.orders import call_model, check_output, end, issue_of, next_key, order, take_checkpoint
 from lash_tasks.machine.projection import Transcript
 from lash_tasks.machine.requests import ModelError, ModelResponse, TerminalReason
 from lash_tasks.machine.state import (
@@ -89,6 +98,15 @@ def begin(intent: TurnIntent, agent: AgentSnapshot, history: Transcript, inputs:
     """The turn with its inputs in the transcript, and its first order."""
     ids = [message_id(intent.turn_index, ordinal) for ordinal in range(len(inputs))]
     turn = Turn(intent=intent, agent=agent, history=history, added=opening_messages(inputs, ids))
+    return run_hooks(turn, Hook.PREPARE_CONTEXT) or _before_turn(turn)
+
+
+def _before_turn(turn: Turn) -> Step:
+    return run_hooks(turn, Hook.BEFORE_TURN) or _start(turn)
+
+
+def _start(turn: Turn) -> Step:
+    intent, agent = turn.intent, turn.agent
     if agent.instructions is not None:
         return call_model(replace(turn, instructions=agent.instructions))
     effect_id, key = next_key(turn, EffectKind.SYNC_EXECUTION_ENVIRONMENT)
@@ -112,15 +130,18 @@ def advance(turn: Turn, reply: Reply) -> Step:
             return _after_check(turn, check, reply)
         case RunTools() as run, ToolsReturned() if len(reply.outcomes) == len(run.calls):
             return _after_tools(turn, run, reply.outcomes)
-        case TakeCheckpoint() as checkpoint, CheckpointPassed():
-            return _after_checkpoint(turn, checkpoint, reply)
+        case TakeCheckpoint() as taken, CheckpointPassed():
+            return _after_checkpoint(turn, taken, reply)
+        case RunHooks() as run, HooksReturned():
+            return _after_hooks(turn, run, reply)
         case _:
             return turn, turn.waiting
 
 
-def reopen(turn: Turn, checkpoint: TakeCheckpoint) -> Step:
+def reopen(turn: Turn, at: TakeCheckpoint) -> Step:
     """A finished turn back at its last checkpoint, because input arrived before it could commit."""
-    return replace(turn, outcome=None, waiting=checkpoint), checkpoint
+    turn = turn.before_finalizing or turn
+    return replace(turn, outcome=None, waiting=at, before_finalizing=None), at
 
 
 # ---------------------------------------------------------------- transitions
@@ -179,13 +200,13 @@ def _answer(turn: Turn, response: ModelResponse) -> Step:
     turn = replace(turn, held=finished(joined_text(response)))
     if turn.agent.output_schema is not None:
         return check_output(turn, joined_text(response))
-    return take_checkpoint(turn, CheckpointKind.BEFORE_COMPLETION)
+    return checkpoint(turn, CheckpointKind.BEFORE_COMPLETION)
 
 
 def _after_check(turn: Turn, check: CheckOutput, reply: OutputChecked) -> Step:
     """An answer that does not fit goes back to the model, as a round of tools would."""
     if reply.problem is None:
-        return take_checkpoint(replace(turn, output=reply.value, corrections=0), CheckpointKind.BEFORE_COMPLETION)
+        return checkpoint(replace(turn, output=reply.value, corrections=0), CheckpointKind.BEFORE_COMPLETION)
     turn = replace(turn, held=None)
     if turn.corrections == MAX_CORRECTIONS:
         problem = f"the answer does not fit the output type after {MAX_CORRECTIONS} corrections: {reply.problem}"
@@ -198,7 +219,7 @@ def _after_check(turn: Turn, check: CheckOutput, reply: OutputChecked) -> Step:
     )
     turn = added(turn, Role.SYSTEM, (note,), Origin("runtime"))
     turn = replace(turn, corrections=turn.corrections + 1, iteration=turn.iteration + 1)
-    return take_checkpoint(turn, CheckpointKind.AFTER_WORK)
+    return checkpoint(turn, CheckpointKind.AFTER_WORK)
 
 
 def _cut_short(turn: Turn, response: ModelResponse, kind: StopKind) -> Step:
@@ -263,7 +284,7 @@ def _after_tools(turn: Turn, run: RunTools, outcomes: Sequence[ToolOutcome]) -> 
         note = TextPart(f"Turn limit reached ({limit}): the turn ended before the model could answer.")
         turn = added(turn, Role.SYSTEM, (note,), Origin("runtime"))
         return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, note.text))
-    return take_checkpoint(replace(turn, iteration=turn.iteration + 1), CheckpointKind.AFTER_WORK)
+    return checkpoint(replace(turn, iteration=turn.iteration + 1), CheckpointKind.AFTER_WORK)
 
 
 def _switch_frame(turn: Turn, switch: FrameSwitch) -> Step:
@@ -275,21 +296,36 @@ def _switch_frame(turn: Turn, switch: FrameSwitch) -> Step:
     return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.MAX_FRAME_SWITCHES, problem))
 
 
-def _after_checkpoint(turn: Turn, checkpoint: TakeCheckpoint, reply: CheckpointPassed) -> Step:
+def _after_checkpoint(turn: Turn, taken: TakeCheckpoint, reply: CheckpointPassed) -> Step:
     for item in reply.joined:
         message = item.message(message_id(turn.intent.turn_index, len(turn.added)))
         turn = replace(turn, joined=(*turn.joined, item.batch_id))
         if all(known.id != message.id for known in turn.added):
             turn = replace(turn, added=(*turn.added, message))
-    if checkpoint.kind is CheckpointKind.AFTER_WORK:
+    if taken.kind is CheckpointKind.AFTER_WORK:
         return call_model(turn)
-    if not reply.joined:
+    if not (reply.joined or turn.delivered):
         return finish(replace(turn, outcome=turn.held))
-    turn = replace(turn, held=None, iteration=turn.iteration + 1)
+    turn = replace(turn, held=None, delivered=False, iteration=turn.iteration + 1)
     if turn.iteration >= turn.agent.max_iterations:
         problem = f"Turn limit reached ({turn.agent.max_iterations}): input that joined the turn was not answered."
         return stop(turn, StopKind.MAX_TURNS, issue_of(IssueKind.RUNTIME, ErrorCode.MAX_TURNS, problem))
     return call_model(turn)
+
+
+def _after_hooks(turn: Turn, run: RunHooks, reply: HooksReturned) -> Step:
+    then = after_hooks(turn, run, reply)
+    if not isinstance(then, Turn):
+        return then
+    match run.hook:
+        case Hook.PREPARE_CONTEXT:
+            return _before_turn(then)
+        case Hook.BEFORE_TURN:
+            return _start(then)
+        case _ if run.checkpoint is not None:
+            return take_checkpoint(then, run.checkpoint)
+        case _:
+            return end(then)
 
 
 def _halt(turn: Turn, reply: TurnHalted) -> Step:
@@ -297,4 +333,9 @@ def _halt(turn: Turn, reply: TurnHalted) -> Step:
     if isinstance(turn.waiting, RunTools):
         done = dict(reply.outcomes)
         turn = added_results(turn, turn.waiting, [done.get(call.index, call.settled) for call in turn.waiting.calls])
-    return stop(turn, reply.kind, reply.issue)
+    issues = turn.issues if reply.issue is None else (*turn.issues, reply.issue)
+    if isinstance(turn.waiting, RunHooks) and turn.outcome is not None and reply.kind is StopKind.CANCELLED:
+        return end(turn)  # it has its end already; plugins do not see it, and that is all
+    if reply.kind is StopKind.INVALID_INPUT:
+        turn = replace(turn, added=())
+    return end(replace(turn, issues=issues, outcome=stopped(reply.kind)))

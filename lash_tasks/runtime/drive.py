@@ -6,11 +6,13 @@ ends is a value; only a wish to stop (`Interrupted`) and a real fault leave it a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from lash_tasks.domain.codec import decode
 from lash_tasks.domain.journal import EffectState, Envelope, RecordedEffect
+from lash_tasks.domain.plugins import Hook
 from lash_tasks.domain.queue import decode_joined
 from lash_tasks.domain.turns import MAX_ATTEMPTS, IssueKind, StopKind, ToolOutcome, TurnIssue
 from lash_tasks.errors import ErrorCode
@@ -21,24 +23,27 @@ from lash_tasks.machine.effects import (
     CheckpointPassed,
     Effect,
     Finish,
+    HooksReturned,
     InstructionsRendered,
     ModelReturned,
     OutputChecked,
     PlannedCall,
     RenderInstructions,
     Reply,
+    RunHooks,
     RunTools,
     TakeCheckpoint,
     ToolsReturned,
     TurnHalted,
 )
 from lash_tasks.machine.requests import ModelOutcome
-from lash_tasks.machine.state import Turn
+from lash_tasks.machine.state import Step, Turn
 from lash_tasks.machine.turn import advance, reopen
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.journal import TurnJournal
 from lash_tasks.runtime.performer import EffectPerformer
+from lash_tasks.runtime.phases import RuntimeTurnPhase
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Engagement, Worker
 
@@ -62,18 +67,41 @@ class Drive:
 
         Raises Interrupted with DRAINING (give the turn up) or LOST (write nothing more).
         """
-        while not isinstance(effect, Finish):
-            if isinstance(effect, TakeCheckpoint) and effect.kind is CheckpointKind.BEFORE_COMPLETION:
-                self._last_checkpoint = effect
-            turn, effect = advance(turn, self._reply(effect))
-        return turn
+        during = self.performer.phases.during
+        with during(RuntimeTurnPhase.CONTEXT_TRANSFORM):
+            turn, effect = self._while(_calls(Hook.PREPARE_CONTEXT), turn, effect)
+        if not isinstance(effect, Finish):
+            with during(RuntimeTurnPhase.BEFORE_TURN_HOOKS):
+                turn, effect = self._while(_calls(Hook.BEFORE_TURN), turn, effect)
+        if isinstance(effect, Finish):
+            return turn
+        with during(RuntimeTurnPhase.EFFECT_LOOP):
+            with during(RuntimeTurnPhase.PROMPT_BUILD):
+                turn, effect = self._while(_renders, turn, effect)
+            turn, effect = self._while(_works, turn, effect)
+        return self._finalize(turn, effect)
 
     def resume_at_checkpoint(self, turn: Turn) -> Turn:
         """Take the input that kept a finished turn from committing, and drive on."""
         if self._last_checkpoint is None:
             raise AssertionError("a commit was refused as joinable for a turn that passed no checkpoint")
         self._ask_at_checkpoint = True
-        return self.run(*reopen(turn, self._last_checkpoint))
+        with self.performer.phases.during(RuntimeTurnPhase.EFFECT_LOOP):
+            turn, effect = self._while(_works, *reopen(turn, self._last_checkpoint))
+        return self._finalize(turn, effect)
+
+    def _finalize(self, turn: Turn, effect: Effect) -> Turn:
+        with self.performer.phases.during(RuntimeTurnPhase.FINALIZE_TURN):
+            turn, _ = self._while(_calls(Hook.AFTER_TURN), turn, effect)
+        return turn
+
+    def _while(self, wanted: Callable[[Effect], bool], turn: Turn, effect: Effect) -> Step:
+        """Drive on as long as what is asked for is `wanted`."""
+        while wanted(effect):
+            if isinstance(effect, TakeCheckpoint) and effect.kind is CheckpointKind.BEFORE_COMPLETION:
+                self._last_checkpoint = effect
+            turn, effect = advance(turn, self._reply(effect))
+        return turn, effect
 
     def _reply(self, effect: Effect) -> Reply:
         if isinstance(effect, Finish):
@@ -87,7 +115,7 @@ class Drive:
             return self._checkpoint(effect)
         # An answer that is there is judged whatever else is wanted of the turn: it may be its end (effects §17, W-33).
         judges = isinstance(effect, CheckOutput) and self.performer.can_judge
-        halted = self._exhausted() if judges else self._must_halt()
+        halted = self._exhausted() if judges else self._must_halt(timely=not _calls(Hook.AFTER_TURN)(effect))
         if halted is not None:
             return halted
         self.services.reached(CrashPoint.BEFORE_EFFECT)
@@ -96,7 +124,7 @@ class Drive:
         except Interrupted as interrupted:
             return _cancelled(interrupted)
 
-    def _perform(self, effect: RenderInstructions | CallModel | CheckOutput) -> Reply:
+    def _perform(self, effect: RenderInstructions | CallModel | CheckOutput | RunHooks) -> Reply:
         match effect:
             case RenderInstructions():
                 return self.performer.render(effect)
@@ -104,6 +132,8 @@ class Drive:
                 return ModelReturned(self.performer.call_model(effect))
             case CheckOutput():
                 return self.performer.check_output(effect)
+            case RunHooks():
+                return self.performer.run_hooks(effect)
             case _:
                 assert_never(effect)
 
@@ -177,8 +207,11 @@ class Drive:
             return None
         return _cancelled(next((fault for fault in faults if not isinstance(fault, Interrupted)), faults[0]))
 
-    def _must_halt(self) -> TurnHalted | None:
-        """Why nothing new may be performed, if so. Raises Interrupted when the turn goes on elsewhere."""
+    def _must_halt(self, *, timely: bool = True) -> TurnHalted | None:
+        """Why nothing new may be performed, if so; where it need not be `timely`, the turn's time does not count.
+
+        Raises Interrupted when the turn goes on elsewhere.
+        """
         reason = self.engagement.interrupt.reason
         if reason is InterruptReason.CANCELLED:
             return TurnHalted(StopKind.CANCELLED)
@@ -188,7 +221,7 @@ class Drive:
             raise Interrupted(InterruptReason.DRAINING)
         if (exhausted := self._exhausted()) is not None:
             return exhausted
-        if self.performer.seconds_left() <= 0:
+        if timely and self.performer.seconds_left() <= 0:
             return _halted(ErrorCode.TURN_TIME_EXCEEDED, "the turn took longer than the agent's max_turn_seconds")
         return None
 
@@ -198,7 +231,21 @@ class Drive:
         return _halted(ErrorCode.ATTEMPTS_EXHAUSTED, f"{MAX_ATTEMPTS} attempts ended without progress")
 
 
-def _replayed(effect: RenderInstructions | CallModel | CheckOutput | TakeCheckpoint, recorded: RecordedEffect) -> Reply:
+def _calls(hook: Hook) -> Callable[[Effect], bool]:
+    return lambda effect: isinstance(effect, RunHooks) and effect.hook is hook
+
+
+def _renders(effect: Effect) -> bool:
+    return isinstance(effect, RenderInstructions)
+
+
+def _works(effect: Effect) -> bool:
+    return not (isinstance(effect, Finish) or _calls(Hook.AFTER_TURN)(effect))
+
+
+def _replayed(
+    effect: RenderInstructions | CallModel | CheckOutput | TakeCheckpoint | RunHooks, recorded: RecordedEffect
+) -> Reply:
     outcome = recorded.outcome or b""
     match effect:
         case RenderInstructions():
@@ -211,6 +258,9 @@ def _replayed(effect: RenderInstructions | CallModel | CheckOutput | TakeCheckpo
             return checked
         case TakeCheckpoint():
             return CheckpointPassed(decode_joined(outcome))
+        case RunHooks():
+            returned: HooksReturned = decode(HooksReturned, outcome)
+            return returned
         case _:
             assert_never(effect)
 

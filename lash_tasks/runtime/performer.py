@@ -11,20 +11,31 @@ from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash
 from lash_tasks.domain.codec import JsonValue, digest, encode, from_json, scrub, to_json
 from lash_tasks.domain.ids import BlobRef
+from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import EffectState, RecordReply
-from lash_tasks.domain.messages import text_of_parts
+from lash_tasks.domain.messages import ImagePart, text_of_parts
 from lash_tasks.domain.models import DEFAULT_OPTIONS
 from lash_tasks.domain.queue import JoinedInput, Queued, decode_joined, encode_joined, input_problem
-from lash_tasks.domain.turns import FailureClass, ToolOutcome, TurnContext, tool_cancelled, tool_failure
+from lash_tasks.domain.turns import (
+    FailureClass,
+    IssueKind,
+    ToolOutcome,
+    TurnContext,
+    TurnIssue,
+    tool_cancelled,
+    tool_failure,
+)
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import ErrorCode, LashError, NotFound, StoreUnavailable
 from lash_tasks.machine.effects import (
     CallModel,
     CheckOutput,
+    HooksReturned,
     InstructionsRendered,
     OutputChecked,
     PlannedCall,
     RenderInstructions,
+    RunHooks,
     RunTools,
     TakeCheckpoint,
 )
@@ -32,8 +43,10 @@ from lash_tasks.machine.requests import ModelError, ModelOutcome, TerminalReason
 from lash_tasks.ports import OPEN_GATE, Interrupted, InterruptReason, ModelCall, ProviderFailure, ToolInvocation
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.frame_runs import refused_if_superseded
+from lash_tasks.runtime.hooks import HookPerformer, PluginStates, show
 from lash_tasks.runtime.journal import TurnJournal, patiently
 from lash_tasks.runtime.live import LivePublisher
+from lash_tasks.runtime.phases import TurnPhases
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Doing, Engagement
 from lash_tasks.stores.protocols import CheckpointRefused, CheckpointRequest, CheckpointTaken, OpenedTurn
@@ -74,6 +87,10 @@ class EffectPerformer:
         self._journal = journal
         self._live = live
         self._engagement = engagement
+        self.phases = TurnPhases(services.probe, opened.intent.session_id, opened.intent.turn_id)
+        self.hooks = HookPerformer(
+            services, self._turn, PluginStates(partial(services.sessions.states, opened.intent.session_id)), self.phases
+        )
         self._deadline = services.clock.monotonic() + agent.max_turn_seconds
         self.may_join = opened.joinable
         """Whether the database last said that an input may join; a hint that saves empty checkpoints."""
@@ -160,6 +177,17 @@ class EffectPerformer:
         left = max(1.0, self.seconds_left())
         return left if options.timeout_seconds is None else min(left, options.timeout_seconds)
 
+    def missing_image(self, inputs: Sequence[Queued]) -> TurnIssue | None:
+        """What is wrong with an input whose image nobody has: its turn is over before it begins."""
+        parts = (part for item in inputs if isinstance(item, QueuedInput) for part in item.parts)
+        for part in (part for part in parts if isinstance(part, ImagePart)):
+            try:
+                self._services.blobs.get(part.blob)
+            except NotFound:
+                problem = f"the image {part.label!r} of the input is not in the database; send the input again with it"
+                return TurnIssue(IssueKind.INPUT_VALIDATION, ErrorCode.INVALID_TURN_INPUT.value, problem)
+        return None
+
     def _load_blob(self, ref: BlobRef) -> bytes:
         try:
             return self._services.blobs.get(ref)
@@ -186,6 +214,18 @@ class EffectPerformer:
         self._services.reached(CrashPoint.AFTER_PERFORM)
         self._record(effect, encode(OutputChecked, checked))
         return checked
+
+    # ------------------------------------------------------------ plugins
+
+    def run_hooks(self, effect: RunHooks) -> HooksReturned:
+        """One phase of hooks; what they raise is recorded as its failure."""
+        seconds = max(float(len(effect.plugins)), self.seconds_left())
+        with self._doing(Doing.HOOKS, seconds):
+            outcome = self.hooks.run(effect, self.seconds_left, self._engagement.interrupt)
+        self._services.reached(CrashPoint.AFTER_PERFORM)
+        self._record(effect, encode(HooksReturned, outcome))
+        show(self._live, effect, outcome)
+        return outcome
 
     # ------------------------------------------------------------ tools
 
@@ -303,7 +343,7 @@ class EffectPerformer:
 
     # ------------------------------------------------------------ recording
 
-    def _record(self, effect: RenderInstructions | CallModel | CheckOutput, outcome: bytes) -> None:
+    def _record(self, effect: RenderInstructions | CallModel | CheckOutput | RunHooks, outcome: bytes) -> None:
         row = self._journal.row(effect.key, effect.effect_id, EffectState.DONE, effect.envelope, outcome)
         self._note(self._journal.record(row))
         self._services.reached(CrashPoint.AFTER_RECORD)

@@ -7,11 +7,22 @@ from dataclasses import dataclass
 
 from lash_tasks.clock import Clock
 from lash_tasks.domain.ids import LeaseToken
-from lash_tasks.ports import Doorbell, Providers, ToolRunner
+from lash_tasks.ports import Doorbell, HookRunner, Providers, ToolRunner
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.gatekeeper import Gatekeeper
 from lash_tasks.runtime.live_writer import LiveWriter
-from lash_tasks.stores.protocols import BlobStore, Fleet, FrameStore, GraphStore, Leases, Slots, TurnStore, WorkStore
+from lash_tasks.runtime.phases import PhaseProbe
+from lash_tasks.stores.protocols import (
+    BlobStore,
+    Fleet,
+    FrameStore,
+    GraphStore,
+    Leases,
+    SessionStore,
+    Slots,
+    TurnStore,
+    WorkStore,
+)
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.rounds import RoundExecutor
 
@@ -24,6 +35,7 @@ class RuntimeServices:
     turns: TurnStore
     frames: FrameStore
     graph: GraphStore
+    sessions: SessionStore
     fleet: Fleet
     work: WorkStore
     blobs: BlobStore
@@ -35,7 +47,9 @@ class RuntimeServices:
     providers: Providers
     gatekeeper: Gatekeeper
     tools: ToolRunner
+    hooks: HookRunner
     rounds: RoundExecutor
     new_token: Callable[[], LeaseToken]
     lease_ttl_ms: int
     reached: Callable[[CrashPoint], None] = nothing_happens
+    probe: PhaseProbe | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +17,7 @@ from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import encode
 from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.plugins import Hook
 from lash_tasks.domain.policies import overlaid, stored_spec
 from lash_tasks.domain.queue import BatchKind, queued
 from lash_tasks.domain.sessions import Place
@@ -31,9 +33,10 @@ from lash_tasks.domain.turns import (
 )
 from lash_tasks.errors import CommitConflict, ErrorCode, LeaseStoreUnavailable, StoreUnavailable
 from lash_tasks.machine.assembly import TurnResult, assemble
+from lash_tasks.machine.effects import TurnHalted
 from lash_tasks.machine.projection import NOTHING_SAID
 from lash_tasks.machine.state import Turn
-from lash_tasks.machine.turn import begin
+from lash_tasks.machine.turn import advance, begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.commander import Commander
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -43,11 +46,20 @@ from lash_tasks.runtime.journal import TurnJournal, patiently, recorded_claims
 from lash_tasks.runtime.journal_writer import JournalWriter
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
+from lash_tasks.runtime.phases import RuntimeTurnPhase
 from lash_tasks.runtime.repertoire import Repertoire
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.warm_sessions import COLD, WarmSession, WarmSessions
 from lash_tasks.runtime.worker import Doing, Engagement, Worker
-from lash_tasks.stores.protocols import CommitRefused, Committed, NotOpened, OpenedTurn, Released, TurnCommit
+from lash_tasks.stores.protocols import (
+    CommitRefused,
+    Committed,
+    NotOpened,
+    OpenedTurn,
+    Released,
+    StateWrite,
+    TurnCommit,
+)
 
 log = logging.getLogger(__name__)
 
@@ -105,11 +117,12 @@ class SessionRunner:
         """Run the session's next turn, and for a while those behind it. Raises what went wrong, after letting go."""
         token = in_turn.set(True)
         try:
-            return self._run(session_id)
+            with ExitStack() as afterwards:
+                return self._run(session_id, afterwards)
         finally:
             in_turn.reset(token)
 
-    def _run(self, session_id: SessionId) -> RunVerdict:
+    def _run(self, session_id: SessionId, afterwards: ExitStack) -> RunVerdict:
         services = self._services
         if self._worker.draining:
             if self._worker.hands_on(session_id):
@@ -118,6 +131,7 @@ class SessionRunner:
         with self._worker.engage(session_id, services.new_token()) as engagement:
             if engagement is None:
                 return RunVerdict.BUSY
+            engagement.afterwards = afterwards
             try:
                 acquired = services.leases.acquire(engagement.scope, engagement.token, services.lease_ttl_ms)
             except LeaseStoreUnavailable:
@@ -155,7 +169,7 @@ class SessionRunner:
     def _stays(self, engagement: Engagement, until: float) -> bool:
         """Whether the next turn is run under this lease: those of one run all are."""
         in_time = engagement.goes_on or self._services.clock.monotonic() < until
-        return engagement.more and in_time and not self._worker.draining
+        return engagement.more and in_time and not (engagement.observed or self._worker.draining)
 
     # ------------------------------------------------------------ one turn
 
@@ -241,17 +255,32 @@ class SessionRunner:
         self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
     ) -> RunVerdict:
         turn, drive = self._drive(opened, before, engagement, live)
+        phases = drive.performer.phases
         while True:
-            result = assemble(turn, before.leaf, attempt=opened.attempt, frame_id=opened.frame_id)
-            first_input = drive.performer.first_input
-            end = End(result.messages, result.nodes[-1].node_id if result.nodes else before.leaf)
-            onward = continuation(self._services.frames, opened, result.switch, end, first_input)
-            verdict = self._commit(opened, engagement, result, drive, before.place, onward)
-            if isinstance(verdict, Committed):
-                self._warm.keep(opened.intent.session_id, before.after(result, onward, verdict.revision))
-            if verdict is not CommitRefused.JOINABLE:
-                return self._committed(verdict, result, engagement, live)
+            with ExitStack() as persisting:
+                persisting.enter_context(phases.during(RuntimeTurnPhase.PERSIST_TURN))
+                result = assemble(turn, before.leaf, attempt=opened.attempt, frame_id=opened.frame_id)
+                first_input = drive.performer.first_input
+                end = End(result.messages, result.nodes[-1].node_id if result.nodes else before.leaf)
+                onward = continuation(self._services.frames, opened, result.switch, end, first_input)
+                with phases.during(RuntimeTurnPhase.FINAL_COMMIT):
+                    states = drive.performer.hooks.states.writes(turn)
+                    verdict = self._commit(opened, engagement, result, drive, before.place, onward, states)
+                if isinstance(verdict, Committed):
+                    self._warm.keep(opened.intent.session_id, before.after(result, onward, verdict.revision))
+                if verdict is not CommitRefused.JOINABLE:
+                    told = self._committed(verdict, result, engagement, live)
+                    if told is RunVerdict.COMMITTED:
+                        persisting.callback(self._observe, drive, turn, result)
+                        if turn.agent.with_hook(Hook.TURN_PERSISTED):
+                            engagement.observed = True
+                            engagement.afterwards.push(persisting.pop_all())
+                    return told
             turn = drive.resume_at_checkpoint(turn)
+
+    def _observe(self, drive: Drive, turn: Turn, result: TurnResult) -> None:
+        with drive.performer.phases.during(RuntimeTurnPhase.POST_PERSIST_HOOKS):
+            drive.performer.hooks.observe(turn, result.turn)
 
     def _drive(
         self, opened: OpenedTurn, before: WarmSession, engagement: Engagement, live: LivePublisher
@@ -263,7 +292,10 @@ class SessionRunner:
         journal = TurnJournal(self._writer, opened, services.clock, engagement.interrupt)
         performer = EffectPerformer(services, opened, agent, inputs[0], journal, live, engagement)
         drive = Drive(services, self._worker, engagement, journal, performer, opened.attempt, agent.max_iterations)
-        return drive.run(*begin(intent, agent, before.transcript, inputs)), drive
+        turn, effect = begin(intent, agent, before.transcript, inputs)
+        if not opened.journal and (problem := performer.missing_image(inputs)) is not None:
+            turn, effect = advance(turn, TurnHalted(StopKind.INVALID_INPUT, problem))
+        return drive.run(turn, effect), drive
 
     def _snapshot(self, name: str, ref: str) -> AgentSnapshot:
         """The snapshot that the turn is pinned to: this worker's own, or an older one from SQL."""
@@ -281,6 +313,7 @@ class SessionRunner:
         drive: Drive | None,
         leaf: Place | None,
         onward: Continuation | None = None,
+        states: tuple[StateWrite, ...] = (),
     ) -> Committed | CommitRefused:
         """Commit the result; without a `drive` it is a bare one, for which nothing of the turn was read."""
         self._services.reached(CrashPoint.BEFORE_COMMIT)
@@ -307,6 +340,7 @@ class SessionRunner:
             leaf=leaf,
             frame=None if onward is None else onward.frame,
             follow_up=None if onward is None else onward.follow_up,
+            states=states,
         )
         engagement.doing = Doing.COMMIT
         return patiently(lambda: self._services.turns.commit(commit), self._services.clock, engagement.interrupt)

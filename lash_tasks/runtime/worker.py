@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -25,6 +25,7 @@ class Doing(StrEnum):
     OUTPUT = "output"
     """The application's code looks at an answer."""
     TOOLS = "tools"
+    HOOKS = "hooks"
     COMMIT = "commit"
 
 
@@ -46,6 +47,10 @@ class Engagement:
     """The turn has ended, and further input of its session is ready."""
     goes_on: bool = False
     """The turn has switched frames: the next one belongs to the same run."""
+    observed: bool = False
+    """Plugins wait to see the committed turn: the session is let go first."""
+    afterwards: ExitStack = field(default_factory=ExitStack)
+    """What is done once the session was let go, whatever became of it."""
     knocked: bool = False
     """Another thread of this process wanted the session meanwhile."""
     held: bool = False
@@ -95,7 +100,7 @@ class Worker:
         with self._lock:
             if self._engaged.get(engagement.session_id) is not engagement:
                 return None
-            following.knocked = engagement.knocked
+            following.knocked, following.afterwards = engagement.knocked, engagement.afterwards
             self._engaged[engagement.session_id] = following
         return following
 

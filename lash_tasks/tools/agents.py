@@ -13,6 +13,7 @@ from lash_tasks.domain.models import DEFAULT_OPTIONS, ModelOptions
 from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.machine.effects import OutputChecked
+from lash_tasks.plugins.plugin import Plugin, spec_of
 from lash_tasks.tools.definition import Tool
 from lash_tasks.tools.output import OutputType, read_output_type
 
@@ -24,8 +25,8 @@ class Agent:
     `model` is `provider:model`, asked with `options`; `fallbacks` are models that are asked the same, in order, when a
     failure of the one before could pass and has used up its retries. `instructions` are text, or a function of the turn
     that is called once a turn and whose answer is recorded. With `output_type`, any type that pydantic can describe,
-    the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. A turn ends after `max_iterations` model
-    calls or `max_turn_seconds`.
+    the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. `plugins` take part in its turns.
+    A turn ends after `max_iterations` model calls or `max_turn_seconds`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Agent:
     max_turn_seconds: int = 600
     fallbacks: Sequence[str] = ()
     output_type: JsonValue = None
+    plugins: Sequence[Plugin] = ()
     _output: OutputType | None = field(init=False, repr=False, compare=False)
     _snapshot: AgentSnapshot = field(init=False, repr=False, compare=False)
 
@@ -53,6 +55,7 @@ class Agent:
                     f"agent {self.name!r}: {limit} must be a whole number of at least 1, not {value!r}"
                 )
         object.__setattr__(self, "tools", self._checked_tools())
+        object.__setattr__(self, "plugins", self._checked_plugins())
         output = None if self.output_type is None else read_output_type(f"agent {self.name!r}", self.output_type)
         object.__setattr__(self, "_output", output)
         snapshot = AgentSnapshot(
@@ -65,6 +68,7 @@ class Agent:
             fallbacks=tuple(self.fallbacks) or None,
             output_schema=output.schema if output is not None else None,
             options=None if self.options == DEFAULT_OPTIONS else self.options,
+            plugins=tuple(map(spec_of, self.plugins)) or None,
         )
         object.__setattr__(self, "_snapshot", snapshot)
 
@@ -92,6 +96,9 @@ class Agent:
 
     def tool(self, name: str) -> Tool[..., object] | None:
         return next((tool for tool in self.tools if tool.name == name), None)
+
+    def plugin(self, id_: str) -> Plugin | None:
+        return next((plugin for plugin in self.plugins if plugin.id == id_), None)
 
     def _check_names(self) -> None:
         problem = name_problem(self.name) if isinstance(self.name, str) else "must be a string"
@@ -135,4 +142,15 @@ class Agent:
                     f"agent {self.name!r}: two tools are named {item.name!r}; rename one with @tool(name=...)"
                 )
             seen[item.name] = item
+        return tuple(seen.values())
+
+    def _checked_plugins(self) -> tuple[Plugin, ...]:
+        seen: dict[str, Plugin] = {}
+        for item in self.plugins:
+            if not isinstance(item, Plugin):
+                raise ConfigurationError(f"agent {self.name!r}: {item!r} is not a plugin; derive its class from Plugin")
+            spec_of(item)
+            if item.id in seen:
+                raise ConfigurationError(f"agent {self.name!r}: two plugins have the id {item.id!r}; give one another")
+            seen[item.id] = item
         return tuple(seen.values())

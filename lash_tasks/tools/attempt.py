@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from lash_tasks.domain.turns import ToolOutcome
+T = TypeVar("T")
 
 
-class Attempt:
+class Attempt(Generic[T]):
     """Ends once: finished by the performing side or given up by the waiting side, whichever is first."""
 
     def __init__(self) -> None:
@@ -17,9 +18,9 @@ class Attempt:
         self.given_up = threading.Event()
         """Nobody waits any more."""
         self.begun = False
-        """Whether the tool's function was called."""
+        """Whether the function was called."""
         self._lock = threading.Lock()
-        self._outcome: ToolOutcome | None = None
+        self._outcome: T | None = None
         self._on_give_up: Callable[[], None] | None = None
 
     def begin(self) -> bool:
@@ -28,7 +29,7 @@ class Attempt:
             self.begun = not self.given_up.is_set()
             return self.begun
 
-    def finish(self, outcome: ToolOutcome) -> None:
+    def finish(self, outcome: T) -> None:
         """Report how the call ended; dropped if it was given up before."""
         with self._lock:
             if self.given_up.is_set():
@@ -36,7 +37,7 @@ class Attempt:
             self._outcome = outcome
         self.changed.set()
 
-    def settle(self) -> ToolOutcome | None:
+    def settle(self) -> T | None:
         """The outcome; if there is none the call is given up, and None."""
         with self._lock:
             if self._outcome is not None:
@@ -46,6 +47,11 @@ class Attempt:
         if callback is not None:
             callback()
         return None
+
+    def abandon(self) -> None:
+        """Give the call up for the side that waits, which looks up."""
+        self.settle()
+        self.changed.set()
 
     def on_give_up(self, callback: Callable[[], None]) -> None:
         """Call `callback` once when the call is given up (at once if it was). One callback, from any thread."""

@@ -7,11 +7,13 @@ import logging
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
+from typing import TypeVar
 
 from lash_tasks.clock import Clock
 from lash_tasks.tools.attempt import Attempt
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CLOSE_GRACE = 2.0
 """Seconds that cancelled coroutines get to end in `close`."""
@@ -34,7 +36,7 @@ class SharedLoop:
         self._closed = False
         self._ended = threading.Event()
 
-    def run(self, coroutine: Coroutine[object, object, object], attempt: Attempt) -> object:
+    def run(self, coroutine: Coroutine[object, object, object], attempt: Attempt[T]) -> object:
         """The coroutine's result. Returns or raises only once it has ended; it is cancelled when `attempt` is given up.
 
         It sees a copy of the calling thread's context variables.
@@ -80,7 +82,7 @@ class SharedLoop:
             self._ended.set()
 
 
-async def _cancellable(coroutine: Coroutine[object, object, object], attempt: Attempt) -> object:
+async def _cancellable(coroutine: Coroutine[object, object, object], attempt: Attempt[T]) -> object:
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
 

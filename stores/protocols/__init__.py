@@ -10,7 +10,7 @@ from lash_tasks.stores.protocols.fleet import Beat, Fleet, WorkerRecord
 from lash_tasks.stores.protocols.frames import FrameStore
 from lash_tasks.stores.protocols.graph import GraphStore
 from lash_tasks.stores.protocols.queue import CallerEnqueued, CallerQueue, InputQueue
-from lash_tasks.stores.protocols.reading import BlobStore, SessionStore
+from lash_tasks.stores.protocols.reading import BlobStore, SessionStore, StoredState
 from lash_tasks.stores.protocols.registry import SessionRegistry
 from lash_tasks.stores.protocols.session_changes import FollowUp, FrameOpening, PathChange, SpecChange, StateWrite
 from lash_tasks.stores.protocols.turns import (
@@ -78,6 +78,7 @@ __all__ = [
     "Slots",
     "SpecChange",
     "StateWrite",
+    "StoredState",
     "TurnCommit",
     "TurnStore",
     "WorkStore",

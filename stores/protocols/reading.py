@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from lash_tasks.domain.ids import BlobRef, SessionId, TurnId
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import TurnRecord
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """A named state of a session as its last commit left it."""
+
+    name: str
+    generation: int
+    body: bytes
 
 
 class SessionStore(Protocol):
@@ -22,6 +32,10 @@ class SessionStore(Protocol):
 
     def history(self, session_id: SessionId, after_revision: int = 0) -> list[StoredNode]:
         """What the next turn sees, oldest first: nodes of the current frame on the active path."""
+        ...
+
+    def states(self, session_id: SessionId) -> list[StoredState]:
+        """The session's named states. NotFound if the body of one is gone."""
         ...
 
     def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None: ...

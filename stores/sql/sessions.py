@@ -15,7 +15,8 @@ from lash_tasks.domain.ids import SessionId, TurnId, fence_scope
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
-from lash_tasks.errors import SessionBusy
+from lash_tasks.errors import NotFound, SessionBusy
+from lash_tasks.stores.protocols import StoredState
 from lash_tasks.stores.sql.conditions import in_status
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.graph import shown_history
@@ -23,6 +24,7 @@ from lash_tasks.stores.sql.rows import Row, session_head
 from lash_tasks.stores.sql.tables import (
     attachments,
     batches,
+    blobs,
     dead_letters,
     effects,
     fences,
@@ -82,6 +84,20 @@ class SqlSessionStore:
     def history(self, session_id: SessionId, after_revision: int = 0) -> list[StoredNode]:
         with self._database.reading() as connection:
             return shown_history(connection, session_id, after_revision)
+
+    def states(self, session_id: SessionId) -> list[StoredState]:
+        query = (
+            select(states.c.name, states.c.generation, states.c.ref, blobs.c.content)
+            .outerjoin_from(states, blobs, blobs.c.ref == states.c.ref)
+            .where(states.c.session_id == session_id)
+            .order_by(states.c.name)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        for row in rows:
+            if row["content"] is None:
+                raise NotFound(f"body of the state {row['name']}", row["ref"])
+        return [StoredState(row["name"], row["generation"], bytes(row["content"])) for row in rows]
 
     def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None:
         if self._database.dialect == "postgresql":

@@ -23,12 +23,14 @@ from lash_tasks.machine.effects import (
     CheckpointPassed,
     Effect,
     Finish,
+    HooksReturned,
     InstructionsRendered,
     ModelReturned,
     OutputChecked,
     PlannedCall,
     RenderInstructions,
     Reply,
+    RunHooks,
     RunTools,
     TakeCheckpoint,
     ToolsReturned,
@@ -65,6 +67,8 @@ class SmallRuntime:
     instructions: Callable[[], str] = str
     check: Callable[[str], OutputChecked] = OutputChecked
     """Whether an answer fits the agent's output type."""
+    hooks: Callable[[RunHooks], HooksReturned] = lambda phase: HooksReturned()
+    """What the plugins ask for in a phase."""
     broken: set[str] = field(default_factory=set)
     """Models that cannot be reached."""
 
@@ -86,6 +90,9 @@ class SmallRuntime:
                 return self.once(effect.key, OutputChecked, lambda: self.check(text))
             case RunTools():
                 return ToolsReturned(tuple(call.settled or self.tool_outcome(call) for call in effect.calls))
+            case RunHooks():
+                phase = effect
+                return self.once(effect.key, HooksReturned, lambda: self.hooks(phase))
             case TakeCheckpoint():
                 return CheckpointPassed(self.once(effect.key, tuple[JoinedInput, ...], self.take_waiting))
             case Finish():

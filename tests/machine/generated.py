@@ -10,9 +10,22 @@ from hypothesis import strategies as st
 
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import decode, encode
+from lash_tasks.domain.hooks import (
+    AbortTurn,
+    Directive,
+    EmitEvent,
+    EnqueueMessages,
+    HookFailure,
+    Kept,
+    Placed,
+    PluginMessage,
+    PluginReport,
+    PreparedPrompt,
+)
 from lash_tasks.domain.ids import BatchId, BlobRef, CallId, MessageId
 from lash_tasks.domain.inputs import InputPart, QueuedInput
 from lash_tasks.domain.messages import ImagePart, Message, ReasoningPart, Role, TextPart, ToolCallPart, ToolStatus
+from lash_tasks.domain.plugins import Hook, PluginSpec
 from lash_tasks.domain.queue import JoinedInput
 from lash_tasks.domain.turns import (
     FailureClass,
@@ -30,11 +43,13 @@ from lash_tasks.machine.effects import (
     CheckpointPassed,
     Effect,
     Finish,
+    HooksReturned,
     InstructionsRendered,
     ModelReturned,
     OutputChecked,
     RenderInstructions,
     Reply,
+    RunHooks,
     RunTools,
     TakeCheckpoint,
     ToolsReturned,
@@ -81,6 +96,9 @@ def recorded(reply: Reply) -> Reply:
         case OutputChecked():
             checked: OutputChecked = decode(OutputChecked, encode(OutputChecked, reply))
             return checked
+        case HooksReturned():
+            hooks: HooksReturned = decode(HooksReturned, encode(HooksReturned, reply))
+            return hooks
         case ToolsReturned(outcomes):
             return ToolsReturned(tuple(_recorded_tool(outcome) for outcome in outcomes))
         case CheckpointPassed(joined):
@@ -187,6 +205,8 @@ def replies_to(effect: Effect, joined_before: int) -> st.SearchStrategy[Reply]:
         case RunTools(calls=planned):
             results = [st.just(call.settled) if call.settled else outcomes for call in planned]
             return st.builds(ToolsReturned, st.tuples(*results))
+        case RunHooks():
+            return hook_replies(effect)
         case TakeCheckpoint():
             return st.one_of(st.just([]), st.just([]), st.lists(inputs, max_size=2)).map(
                 lambda items: joined(items, joined_before)
@@ -195,6 +215,33 @@ def replies_to(effect: Effect, joined_before: int) -> st.SearchStrategy[Reply]:
             raise AssertionError("nothing answers Finish")
         case _:
             assert_never(effect)
+
+
+messages = st.builds(PluginMessage, prose, st.sampled_from(Role))
+directives: st.SearchStrategy[Directive] = st.one_of(
+    st.builds(EnqueueMessages, st.lists(messages, max_size=2).map(tuple), st.booleans()),
+    st.builds(EmitEvent, prose, prose, json_values()),
+)
+aborts: st.SearchStrategy[Directive] = st.builds(AbortTurn, st.sampled_from(["too_rude", "too_dear"]), prose)
+
+
+def hook_replies(effect: RunHooks) -> st.SearchStrategy[Reply]:
+    """Mostly quiet plugins: one that always speaks up at the end keeps a turn going to its limit."""
+    names = [plugin.id for plugin in effect.plugins]
+    some = st.lists(st.one_of(*[directives] * 5, aborts), max_size=1).map(tuple)
+    quiet: st.SearchStrategy[tuple[Directive, ...]] = st.just(())
+    reports = st.tuples(
+        *[
+            st.builds(PluginReport, st.just(name), st.one_of(quiet, quiet, quiet, some), st.booleans(), json_values())
+            for name in names
+        ]
+    )
+    failure = st.sampled_from([*[None] * 9, HookFailure(names[0], "ValueError: no")])
+    prompts: st.SearchStrategy[PreparedPrompt | None] = st.none()
+    if effect.hook is Hook.PREPARE_CONTEXT:
+        written = (Kept(0, len(effect.prompt)), Placed(Role.USER, (TextPart("Mind."),)))
+        prompts = st.sampled_from([None, PreparedPrompt(written, ("Be kind.",)), PreparedPrompt(written[1:])])
+    return st.builds(HooksReturned, reports, failure, prompts)
 
 
 def joined(items: list[QueuedInput], before: int) -> CheckpointPassed:
@@ -207,23 +254,37 @@ def joined(items: list[QueuedInput], before: int) -> CheckpointPassed:
     )
 
 
+HALTS = [kind for kind in StopKind if kind is not StopKind.INVALID_INPUT]
+"""That one halts a turn at its very beginning, and takes its input out of the transcript."""
+
+
 def halts(effect: Effect) -> st.SearchStrategy[Reply]:
     """A halt, with the outcomes of some of the calls that run."""
     done: st.SearchStrategy[tuple[tuple[int, ToolOutcome], ...]] = st.just(())
     if isinstance(effect, RunTools):
         indexes = st.integers(0, len(effect.calls))
         done = st.dictionaries(indexes, outcomes, max_size=4).map(lambda found: tuple(found.items()))
-    return st.builds(TurnHalted, st.sampled_from(StopKind), issues, done)
+    return st.builds(TurnHalted, st.sampled_from(HALTS), issues, done)
 
 
+PLUGINS = (
+    PluginSpec("watch", "1", (Hook.PREPARE_CONTEXT, Hook.BEFORE_TURN, Hook.AT_CHECKPOINT, Hook.AFTER_TURN)),
+    PluginSpec("late", "2", (Hook.AT_CHECKPOINT, Hook.AFTER_TURN, Hook.TURN_PERSISTED)),
+)
 agents = st.builds(
-    lambda instructions, limit, fallbacks, schema: replace(
-        AGENT, instructions=instructions, max_iterations=limit, fallbacks=fallbacks, output_schema=schema
+    lambda instructions, limit, fallbacks, schema, plugins: replace(
+        AGENT,
+        instructions=instructions,
+        max_iterations=limit,
+        fallbacks=fallbacks,
+        output_schema=schema,
+        plugins=plugins,
     ),
     st.sampled_from(["Answer briefly.", "", None]),
     st.sampled_from([4, 4, 3, 2, 1]),
     st.sampled_from([None, None, ("scripted:y",), ("scripted:y", "other:z")]),
     st.sampled_from([None, None, {"type": "object"}]),
+    st.sampled_from([None, None, PLUGINS[:1], PLUGINS]),
 )
 HISTORY = (
     Message(MessageId("m0.0"), Role.USER, (TextPart("Before"),)),

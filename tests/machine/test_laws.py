@@ -10,7 +10,7 @@ from hypothesis import given
 from lash_tasks.domain.codec import encode
 from lash_tasks.domain.ids import ReplayKey
 from lash_tasks.domain.messages import Message, unanswered_calls
-from lash_tasks.domain.turns import AssembledTurn, Finished, StopKind, Stopped, stopped
+from lash_tasks.domain.turns import AssembledTurn, Finished, StopKind, stopped
 from lash_tasks.machine.assembly import assemble
 from lash_tasks.machine.effects import (
     FINISH,
@@ -25,6 +25,7 @@ from lash_tasks.machine.effects import (
     OutputChecked,
     RenderInstructions,
     Reply,
+    RunHooks,
     RunTools,
     TakeCheckpoint,
     ToolsReturned,
@@ -176,8 +177,8 @@ def test_a_halt_ends_the_turn_at_any_point(played: Played) -> None:
     for reply in played.replies:
         halted, last = advance(turn, CANCELLED)
         assert last is FINISH
-        assert isinstance(halted.outcome, Stopped)
-        assert halted.outcome.stop.type is StopKind.CANCELLED
+        # One whose plugins are about to see its end has ended.
+        assert halted.outcome == (turn.outcome or stopped(StopKind.CANCELLED))
         assert unanswered_calls(halted.added) == ()
         assert halted.added[: len(turn.added)] == turn.added
         turn, order = advance(turn, reply)
@@ -191,23 +192,31 @@ def test_an_ended_turn_has_an_outcome(played: Played) -> None:
     outcome = played.turn.outcome
     assert outcome is not None
     if isinstance(outcome, Finished):
-        last = played.orders[-2]
-        assert isinstance(last, TakeCheckpoint)
+        last = _last_checkpoint(played)
         assert last.kind is CheckpointKind.BEFORE_COMPLETION
         assert len(played.turn.issues) == played.turn.models_failed
     elif outcome != stopped(StopKind.CANCELLED) and not isinstance(played.replies[-1], TurnHalted):
-        assert len(played.turn.issues) == played.turn.models_failed + 1
+        assert len(played.turn.issues) > played.turn.models_failed
 
 
 @law
 @given(played_turns())
 def test_a_finished_turn_that_is_opened_again_and_takes_nothing_ends_as_before(played: Played) -> None:
-    checkpoint = played.orders[-2]
     if not isinstance(played.turn.outcome, Finished):
         return
-    assert isinstance(checkpoint, TakeCheckpoint)
+    turn, order = advance(reopen(played.turn, _last_checkpoint(played))[0], NOTHING)
+    if isinstance(order, RunHooks):  # with the same key, so that what plugins have said of this end is found
+        assert order == played.orders[-2]
+        turn, order = advance(turn, played.replies[-1])
+    assert (turn, order) == (played.turn, FINISH)
 
-    assert advance(reopen(played.turn, checkpoint)[0], NOTHING) == (played.turn, FINISH)
+
+def _last_checkpoint(played: Played) -> TakeCheckpoint:
+    """The order that let the turn go; behind it only plugins have looked at it."""
+    at = -3 if isinstance(played.orders[-2], RunHooks) else -2
+    last = played.orders[at]
+    assert isinstance(last, TakeCheckpoint)
+    return last
 
 
 def _answers(order: Effect, fact: Reply) -> bool:

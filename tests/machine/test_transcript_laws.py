@@ -10,7 +10,7 @@ from hypothesis import given
 from lash_tasks.domain.codec import decode, encode, parse_object
 from lash_tasks.domain.ids import CallId, ReplayKey
 from lash_tasks.domain.messages import Message, Role, ToolCallPart, ToolResultPart, unanswered_calls
-from lash_tasks.domain.turns import AssembledTurn, Finished
+from lash_tasks.domain.turns import AssembledTurn, Finished, StopKind, stopped
 from lash_tasks.domain.usage import NO_USAGE, TokenUsage
 from lash_tasks.machine.assembly import assemble
 from lash_tasks.machine.effects import CallModel, CheckpointPassed, ModelReturned
@@ -64,9 +64,13 @@ def test_messages_are_numbered_in_order_and_none_is_empty(played: Played) -> Non
 @law
 @given(played_turns())
 def test_the_transcript_and_the_calls_only_grow(played: Played) -> None:
+    """But for the input of a turn that a plugin refuses before it begins: that leaves nothing."""
     turn, _ = played.start()
     for reply in played.replies:
         after, _ = advance(turn, reply)
+        if not after.added and after.outcome == stopped(StopKind.PLUGIN_ABORT):
+            assert (after.calls, after.usage, after.joined) == ((), (), ())
+            return
         for field in ("added", "calls", "usage", "issues", "joined"):
             assert getattr(after, field)[: len(getattr(turn, field))] == getattr(turn, field)
         turn = after

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from lash_tasks.clock import Clock, SystemClock
+from lash_tasks.tools.calling import MAX_TOOL_THREADS, OpenDeps
 from lash_tasks.tools.definition import Tool
-from lash_tasks.tools.dispatch import MAX_TOOL_THREADS, OpenDeps, ToolDispatcher
+from lash_tasks.tools.dispatch import ToolDispatcher
 from lash_tasks.tools.results import MAX_RESULT_BYTES
 from tests.services import wait_until
 from tests.tools.calls import Calls, agents_with

@@ -10,7 +10,7 @@ DONE = ToolOutcome(ToolStatus.SUCCESS, "done")
 
 
 def test_an_outcome_stands() -> None:
-    attempt = Attempt()
+    attempt = Attempt[ToolOutcome]()
     assert attempt.begin()
     attempt.finish(DONE)
     assert attempt.changed.is_set()
@@ -20,7 +20,7 @@ def test_an_outcome_stands() -> None:
 
 
 def test_giving_up_stands() -> None:
-    attempt = Attempt()
+    attempt = Attempt[ToolOutcome]()
     assert attempt.settle() is None
     attempt.finish(DONE)
     assert attempt.settle() is None
@@ -29,7 +29,7 @@ def test_giving_up_stands() -> None:
 
 
 def test_giving_up_is_told_once_whenever_somebody_asks() -> None:
-    attempt = Attempt()
+    attempt = Attempt[ToolOutcome]()
     told: list[str] = []
     attempt.on_give_up(lambda: told.append("asked before"))
     assert told == []

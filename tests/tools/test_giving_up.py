@@ -259,7 +259,7 @@ def test_closing_interrupts_the_calls_in_flight_and_refuses_later_ones(
     calls = bench(stuck.sync(), max_threads=1)
     flying = [callers.submit(calls.outcome, "stuck") for _ in range(3)]
     assert stuck.begun.wait(PATIENCE)
-    wait_until(lambda: len(calls.dispatcher._in_flight) == 3, PATIENCE, "three calls in flight")
+    wait_until(lambda: len(calls.dispatcher.caller._in_flight) == 3, PATIENCE, "three calls in flight")
     calls.dispatcher.close()
     for call in [*flying, callers.submit(calls.outcome, "stuck")]:
         with pytest.raises(Interrupted) as caught:

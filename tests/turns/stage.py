@@ -25,6 +25,7 @@ from lash_tasks.providers.registry import ProviderRegistry
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, Ingress, SendRequest
 from lash_tasks.runtime.keeper import WorkerBeat
+from lash_tasks.runtime.phases import PhaseProbe
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.bundle import Stores, open_stores
@@ -33,8 +34,9 @@ from lash_tasks.stores.protocols import WorkerRecord
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.tools.agents import Agent
+from lash_tasks.tools.calling import OpenDeps
 from lash_tasks.tools.definition import Tool
-from lash_tasks.tools.dispatch import OpenDeps, ToolDispatcher
+from lash_tasks.tools.dispatch import ToolDispatcher
 from lash_tasks.wiring import WorkerParts, new_id, open_ingress, open_worker
 from tests.turns.models import Model
 
@@ -136,6 +138,7 @@ class Stage:
     shared: MemoryStores | None = None
     """Leases, slots and live events of all workers, in place of Redis."""
     deps: OpenDeps | None = None
+    probe: PhaseProbe | None = None
     rings: Rings = field(default_factory=Rings)
     _beats: dict[WorkerId, WorkerBeat] = field(default_factory=dict)
     _reader: Stores = field(init=False)
@@ -165,6 +168,7 @@ class Stage:
             stores=wrap(stores) if wrap else stores,
             clock=self.clock,
             reached=reached,
+            probe=self.probe,
         )
         stores.fleet.register_agents([one.snapshot() for one in self.agents])
         try:

@@ -1,0 +1,1 @@
+"""Plugins: code of the application that takes part in the turns of an agent."""
