@@ -145,7 +145,8 @@ WHERE e.scope = %(effect_scope)s::text ORDER BY e.ordinal, e.replay_key"""
 
 # Fences are locked in the order of their scopes, so that two writers of many turns cannot deadlock. No key may come
 # twice: ON CONFLICT DO UPDATE changes a row once. The flags are scalar subqueries because for many rows the planner
-# would answer EXISTS from a hash of all ready input there is.
+# would answer EXISTS from a hash of all ready input there is. Whether anything early waits at all is asked first,
+# because to find the head of a line many may be looked at that wait for quiet.
 _GIVEN: LiteralString = f"""
 WITH {_CLOCK},
 given AS MATERIALIZED (
@@ -177,8 +178,10 @@ _VERDICTS: LiteralString = f"""
        WHEN w.scope IS NULL THEN 'exists'
        ELSE 'recorded' END AS verdict,
   (SELECT true FROM lash_turn_cancels c WHERE c.session_id = g.session_id AND c.turn_id = g.turn_id) AS cancel,
-  (SELECT b.early FROM lash_batches b WHERE b.session_id = g.session_id AND {_DUE}
-   ORDER BY {IN_ORDER} LIMIT 1) AS joinable
+  CASE WHEN (
+      SELECT true FROM lash_batches e WHERE e.session_id = g.session_id AND e.state = 'ready' AND e.early LIMIT 1)
+    THEN (SELECT b.early FROM lash_batches b WHERE b.session_id = g.session_id AND {_DUE} ORDER BY {IN_ORDER} LIMIT 1)
+    END AS joinable
 FROM given g LEFT JOIN current f ON f.scope = g.fence_scope
 LEFT JOIN written w ON w.scope = g.scope AND w.replay_key = g.replay_key ORDER BY g.place"""
 

@@ -442,6 +442,13 @@ def test_connections_take_our_settings_beneath_those_of_url_and_options(postgres
         assert settings(database) == ["lash-tasks", "0", "0", '"$user", public']
 
 
+def test_no_statement_is_compiled(postgres_url: str) -> None:
+    """With two thousand inputs that waited for quiet the sweep looked so dear that the server compiled it, each second
+    anew: two seconds of work for a statement that runs for twenty milliseconds."""
+    with opened(postgres_url) as database, database.reading() as connection:
+        assert connection.execute(text("SHOW jit")).scalar() == "off"
+
+
 # ---------------------------------------------------------------- time
 
 
