@@ -9,6 +9,7 @@ from lash_tasks.errors import ConfigurationError
 from lash_tasks.settings import Settings
 from lash_tasks.stores.protocols import (
     Admissions,
+    AttachmentStore,
     BlobStore,
     Fleet,
     FrameStore,
@@ -22,6 +23,7 @@ from lash_tasks.stores.protocols import (
     TurnStore,
     WorkStore,
 )
+from lash_tasks.stores.sql.attachments import SqlAttachmentStore
 from lash_tasks.stores.sql.blobs import SqlBlobStore
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
@@ -47,6 +49,7 @@ class Stores:
     fleet: Fleet
     work: WorkStore
     blobs: BlobStore
+    attachments: AttachmentStore
     leases: Leases
     slots: Slots
     live: LiveReplay
@@ -84,6 +87,7 @@ def open_stores(
         fleet=SqlFleet(database, worker_ttl_ms=settings.lease_ttl_ms),
         work=SqlWorkStore(database, worker_ttl_ms=settings.lease_ttl_ms),
         blobs=SqlBlobStore(database),
+        attachments=SqlAttachmentStore(database),
         leases=leases,
         slots=slots,
         live=live,

@@ -119,6 +119,11 @@ def text_of_parts(parts: Sequence[Part]) -> str:
     return "\n\n".join(part.text for part in parts if isinstance(part, TextPart))
 
 
+def images(message: Message | None) -> list[BlobRef]:
+    """The images that the message shows."""
+    return [] if message is None else [part.blob for part in message.parts if isinstance(part, ImagePart)]
+
+
 def unanswered_calls(messages: tuple[Message, ...]) -> tuple[ToolCallPart, ...]:
     """Tool calls without a result, in order. A history that is committed has none (effects §17)."""
     open_calls: dict[CallId, ToolCallPart] = {}

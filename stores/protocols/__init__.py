@@ -6,6 +6,7 @@ milliseconds of the database. Verbs are safe from any thread.
 """
 
 from lash_tasks.stores.protocols.admissions import AdmissionRequest, Admissions, NotYet
+from lash_tasks.stores.protocols.attachments import Attachment, AttachmentStore, Collected
 from lash_tasks.stores.protocols.fleet import Beat, Fleet, WorkerRecord
 from lash_tasks.stores.protocols.frames import FrameStore
 from lash_tasks.stores.protocols.graph import GraphStore
@@ -42,6 +43,8 @@ from lash_tasks.stores.protocols.work import Pruning, Runnable, WorkStore
 __all__ = [
     "AdmissionRequest",
     "Admissions",
+    "Attachment",
+    "AttachmentStore",
     "Beat",
     "BlobStore",
     "CallerEnqueued",
@@ -49,6 +52,7 @@ __all__ = [
     "CheckpointRefused",
     "CheckpointRequest",
     "CheckpointTaken",
+    "Collected",
     "CommitRefused",
     "Committed",
     "Fleet",

@@ -75,7 +75,7 @@ class BlobStore(Protocol):
     """Content-addressed bytes."""
 
     def put(self, contents: Sequence[bytes]) -> list[BlobRef]:
-        """Store what is not there yet. Idempotent."""
+        """Store what is not there yet. Idempotent. Young blobs are not collected, and each put makes one young."""
         ...
 
     def get(self, ref: BlobRef) -> bytes:

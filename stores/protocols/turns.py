@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from lash_tasks.domain.ids import BatchId, SessionId, TurnId, WorkerId
+from lash_tasks.domain.ids import BatchId, BlobRef, SessionId, TurnId, WorkerId
 from lash_tasks.domain.journal import JournalRow, RecordedEffect, RecordReply
+from lash_tasks.domain.messages import images
 from lash_tasks.domain.queue import BatchRecord
 from lash_tasks.domain.sessions import Node, Place, StoredNode, made_by_turn
 from lash_tasks.domain.turns import TurnIntent
@@ -147,7 +148,14 @@ class TurnCommit:
     @property
     def changes_session(self) -> bool:
         """Whether more happens to the session than that its history grows."""
-        return bool(self.states or self.spec or self.frame or self.path or self.follow_up or self.given)
+        parts = (self.states, self.spec, self.frame, self.path, self.follow_up, self.given, self.attachments)
+        return any(parts)
+
+    @property
+    def attachments(self) -> tuple[BlobRef, ...]:
+        """The blobs that its nodes refer to, each once, sorted."""
+        seed = () if self.frame is None else self.frame.nodes
+        return tuple(sorted({ref for node in (*self.nodes, *seed) for ref in images(node.message)}))
 
     @property
     def given(self) -> tuple[Node, ...]:

@@ -29,6 +29,8 @@ class Pruning:
     keys_after_ms: int
     journals_after_ms: int | None = None
     workers_after_ms: int = 86_400_000
+    blobs_after_ms: int = 3_600_000
+    """Since they were last put. Under an hour counts as an hour: a caller's transaction may be open for long."""
 
 
 class WorkStore(Protocol):

@@ -8,10 +8,13 @@ from sqlalchemy import select, text
 
 from lash_tasks.domain.ids import BlobRef, blob_ref
 from lash_tasks.errors import NotFound
+from lash_tasks.stores.sql.attachments import TOUCH
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.tables import blobs
 
-_PUT = text("INSERT INTO lash_blobs (ref, content) VALUES (:ref, :content) ON CONFLICT (ref) DO NOTHING")
+_PUT = f"""
+INSERT INTO lash_blobs (ref, content, touched_at_ms) VALUES (:ref, :content, {{now}})
+ON CONFLICT (ref) DO UPDATE SET {TOUCH}"""
 
 
 class SqlBlobStore:
@@ -22,10 +25,11 @@ class SqlBlobStore:
 
     def put(self, contents: Sequence[bytes]) -> list[BlobRef]:
         by_ref = {blob_ref(content): content for content in contents}
-        rows = [{"ref": ref, "content": by_ref[ref]} for ref in sorted(by_ref)]  # so that two writers lock in one order
+        now_ms = self._database.now_override()
+        rows = [{"ref": ref, "content": by_ref[ref], "now_ms": now_ms} for ref in sorted(by_ref)]  # one order of locks
         if rows:
             with self._database.transaction() as connection:
-                connection.execute(_PUT, rows)
+                connection.execute(text(_PUT.format(now=self._database.now_sql)), rows)
         return [blob_ref(content) for content in contents]
 
     def get(self, ref: BlobRef) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, delete, select, text, update
+from sqlalchemy import ColumnElement, Connection, delete, select, text, tuple_, update
 
 from lash_tasks.domain.ids import NodeId, SessionId, fence_scope
 from lash_tasks.domain.sessions import Place, SessionGraph, StoredNode
+from lash_tasks.stores.sql.conditions import now_of
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.paths import CURRENT_LEAF, GIVEN_LEAF, ON_PATH, WALK
 from lash_tasks.stores.sql.rows import Row, stored_node
@@ -79,8 +81,19 @@ class SqlGraphStore:
 
     def vacuum(self, session_id: SessionId) -> int:
         with self._database.transaction() as connection:
-            connection.execute(_LOCK_FENCE, {"scope": fence_scope(session_id)})
-            return remove_hidden(connection, session_id)
+            return _remove(connection, session_id, [nodes.c.tombstoned_at_ms.is_not(None)])
+
+    def remove_old(self, after_ms: int, limit: int) -> int:
+        """Vacuum what was hidden so long ago, in whatever session; at most `limit` nodes."""
+        old = nodes.c.tombstoned_at_ms < now_of(self._database) - after_ms
+        query = select(nodes.c.session_id).where(old).order_by(nodes.c.tombstoned_at_ms).limit(limit)
+        with self._database.reading() as connection:
+            found = Counter(connection.execute(query).scalars())
+        removed = 0
+        for session_id, count in found.items():
+            with self._database.transaction() as connection:
+                removed += _remove(connection, SessionId(session_id), [old], count)
+        return removed
 
 
 def shown_path(connection: Connection, session_id: SessionId, leaf: Place | None = None) -> list[StoredNode]:
@@ -141,23 +154,24 @@ def _shown(connection: Connection, session_id: SessionId, *conditions: ColumnEle
 # ---------------------------------------------------------------- removing
 
 
-def remove_hidden(
-    connection: Connection, session_id: SessionId, hidden_before: ColumnElement[bool] | None = None
+def _remove(
+    connection: Connection, session_id: SessionId, hidden: list[ColumnElement[bool]], limit: int | None = None
 ) -> int:
-    """Remove the session's hidden nodes, under a lock of its fence; how many.
+    """Remove hidden nodes of the session; how many.
 
     Commits are chains that hang from one another by their first nodes. So a commit that loses its first node hands the
     place on, and what hangs from a commit of which nothing is left hangs from what that one hung from.
     """
-    hidden = [nodes.c.session_id == session_id, nodes.c.tombstoned_at_ms.is_not(None)]
-    if hidden_before is not None:
-        hidden.append(hidden_before)
+    connection.execute(_LOCK_FENCE, {"scope": fence_scope(session_id)})
+    picked = select(*_IN_ORDER).where(nodes.c.session_id == session_id, *hidden).limit(limit)
+    gone = {(row.revision, row.ordinal) for row in connection.execute(picked)}
+    if not gone:
+        return 0
     commits: dict[int, list[Row]] = {}
-    of_them = nodes.c.revision.in_(select(nodes.c.revision).where(*hidden))
+    of_them = nodes.c.revision.in_({revision for revision, _ in gone})
     whole = select(nodes).where(nodes.c.session_id == session_id, of_them).order_by(*_IN_ORDER)
     for row in connection.execute(whole).mappings():
         commits.setdefault(row["revision"], []).append(row)
-    gone = {(row.revision, row.ordinal) for row in connection.execute(select(*_IN_ORDER).where(*hidden))}
     for revision, rows in sorted(commits.items(), reverse=True):  # so that what hangs from several of them moves on
         left = [row for row in rows if (revision, row["ordinal"]) not in gone]
         if left == rows[: len(left)] and left:
@@ -169,7 +183,8 @@ def remove_hidden(
             heirs = heirs.where(nodes.c.parent_revision == revision)
         connection.execute(heirs.values(_hanging(connection, rows[0])))
     _keep_leaf(connection, session_id)
-    return connection.execute(delete(nodes).where(*hidden)).rowcount
+    removed = delete(nodes).where(nodes.c.session_id == session_id, tuple_(*_IN_ORDER).in_(gone))
+    return connection.execute(removed).rowcount
 
 
 def _keep_leaf(connection: Connection, session_id: SessionId) -> None:

@@ -28,6 +28,7 @@ from lash_tasks.errors import (
     UnknownAgent,
 )
 from lash_tasks.stores.protocols import CallerEnqueued
+from lash_tasks.stores.sql.attachments import TOUCH
 from lash_tasks.stores.sql.caller_connections import (
     CallerConnection,
     Identity,
@@ -83,10 +84,15 @@ put AS (
   FROM door WHERE known AND NOT deleted AND NOT busy
   ON CONFLICT (session_id, source_key) DO NOTHING RETURNING id),%s
 blobs AS (
-  INSERT INTO lash_blobs (ref, content)
-  SELECT given.ref, given.content FROM unnest(CAST(:refs AS text[]), CAST(:contents AS bytea[])) AS given (ref, content)
+  INSERT INTO lash_blobs (ref, content, touched_at_ms)
+  SELECT given.ref, given.content, door.now_ms
+  FROM unnest(CAST(:refs AS text[]), CAST(:contents AS bytea[])) AS given (ref, content) CROSS JOIN door
   WHERE EXISTS (SELECT 1 FROM put) ORDER BY given.ref
-  ON CONFLICT (ref) DO NOTHING)
+  ON CONFLICT (ref) DO UPDATE SET {TOUCH} RETURNING ref),
+attached AS (
+  INSERT INTO lash_attachments (session_id, ref, intent_at_ms)
+  SELECT CAST(:session_id AS text), blobs.ref, door.now_ms FROM blobs CROSS JOIN door
+  ON CONFLICT (session_id, ref) DO NOTHING)
 SELECT deleted, known, busy, EXISTS (SELECT 1 FROM put) AS created FROM door"""
 _ENQUEUE_POSTGRES = PortableStatement.of(_ENQUEUE % "")
 _ENQUEUE_URGENT_POSTGRES = PortableStatement.of(_ENQUEUE % _INTERRUPT)
@@ -101,7 +107,12 @@ _INTERRUPT_SQLITE = PortableStatement.of(
     f"INSERT INTO {_CANCELS} {_INTERRUPTION.format(now=':now_ms', source='lash_turns t')} RETURNING turn_id"
 )
 _BLOB_SQLITE = PortableStatement.of(
-    "INSERT INTO lash_blobs (ref, content) VALUES (:ref, :content) ON CONFLICT (ref) DO NOTHING RETURNING ref"
+    "INSERT INTO lash_blobs (ref, content, touched_at_ms) VALUES (:ref, :content, :now_ms)"
+    f" ON CONFLICT (ref) DO UPDATE SET {TOUCH} RETURNING ref"
+)
+_ATTACH_SQLITE = PortableStatement.of(
+    "INSERT INTO lash_attachments (session_id, ref, intent_at_ms) VALUES (:session_id, :ref, :now_ms)"
+    " ON CONFLICT (session_id, ref) DO NOTHING RETURNING ref"
 )
 
 _STORED = PortableStatement.of(
@@ -206,7 +217,9 @@ class SqlInputQueue:
             if created and draft.urgent:
                 connection.run(_INTERRUPT_SQLITE, {name: parameters[name] for name in ("id", "session_id", "now_ms")})
             for blob in draft.blobs if created else ():
-                connection.run(_BLOB_SQLITE, {"ref": blob.ref, "content": blob.content})
+                attached = {**parameters, "ref": blob.ref, "content": blob.content}
+                connection.run(_BLOB_SQLITE, attached)
+                connection.run(_ATTACH_SQLITE, attached)
         return bool(deleted), bool(known), bool(busy), bool(created)
 
     def _require_our_database(self, connection: CallerConnection) -> None:

@@ -8,13 +8,23 @@ from __future__ import annotations
 from lash_tasks.domain.codec import canonical
 from lash_tasks.domain.ids import blob_ref
 from lash_tasks.stores.protocols import FollowUp, FrameOpening, PathChange, StateWrite, TurnCommit
+from lash_tasks.stores.sql.attachments import TOUCH
 from lash_tasks.stores.sql.caller_connections import CallerConnection, PortableStatement
 from lash_tasks.stores.sql.rows import all_nodes, content_bytes, node_kind
 
 # SQLAlchemy has no rows for a statement that returns none, so each returns something.
-_PUT_BODY = PortableStatement.of("""
+_PUT_BODY = PortableStatement.of(f"""
 INSERT INTO lash_blobs (ref, content, touched_at_ms) VALUES (:ref, :content, :now_ms)
-ON CONFLICT (ref) DO UPDATE SET touched_at_ms = excluded.touched_at_ms RETURNING ref""")
+ON CONFLICT (ref) DO UPDATE SET {TOUCH} RETURNING ref""")
+_COMMIT_ATTACHMENT = PortableStatement.of("""
+UPDATE lash_attachments SET committed_at_ms = coalesce(committed_at_ms, :now_ms)
+WHERE session_id = :session_id AND ref = :ref RETURNING ref""")
+_TOUCH_BLOB = PortableStatement.of(
+    "UPDATE lash_blobs SET touched_at_ms = :now_ms WHERE ref = :ref AND touched_at_ms > 0 RETURNING ref"
+)
+_ATTACH = PortableStatement.of("""
+INSERT INTO lash_attachments (session_id, ref, intent_at_ms, committed_at_ms)
+VALUES (:session_id, :ref, :now_ms, :now_ms) ON CONFLICT (session_id, ref) DO NOTHING RETURNING ref""")
 _PUT_STATE = PortableStatement.of("""
 INSERT INTO lash_states (session_id, name, generation, ref) VALUES (:session_id, :name, :generation, :ref)
 ON CONFLICT (session_id, name) DO UPDATE SET generation = excluded.generation, ref = excluded.ref RETURNING name""")
@@ -87,6 +97,8 @@ def apply_changes(connection: CallerConnection, commit: TurnCommit, revision: in
     session: dict[str, object] = {"session_id": commit.session_id, "revision": revision, "now_ms": now_ms}
     if commit.given and not _settle_given(connection, session, commit):
         return False
+    for ref in commit.attachments:
+        _attach(connection, {**session, "ref": ref})
     for state in commit.states:
         _write_state(connection, session, state)
     if commit.spec is not None:
@@ -123,6 +135,13 @@ def _settle_given(connection: CallerConnection, session: dict[str, object], comm
         if not connection.run(_HANG_FIRST, {**session, **hanging}):
             connection.run(_KEEP_LEAF, {**session, **hanging})
     return True
+
+
+def _attach(connection: CallerConnection, attachment: dict[str, object]) -> None:
+    """Stamp what an input has announced. What comes in another way is announced here; only then is the blob locked."""
+    if not connection.run(_COMMIT_ATTACHMENT, attachment):
+        connection.run(_TOUCH_BLOB, attachment)
+        connection.run(_ATTACH, attachment)
 
 
 def _write_state(connection: CallerConnection, session: dict[str, object], state: StateWrite) -> None:

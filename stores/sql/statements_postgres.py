@@ -10,6 +10,7 @@ from typing import LiteralString
 
 from lash_tasks.domain.ids import TURN_DIGITS
 from lash_tasks.domain.queue import MAX_BATCHES_PER_CLAIM
+from lash_tasks.stores.sql.attachments import TOUCH
 from lash_tasks.stores.sql.claiming import IN_ORDER, PICK, WAITING_COLUMNS, is_held
 from lash_tasks.stores.sql.engine import POSTGRES_NOW
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
@@ -157,7 +158,7 @@ given AS MATERIALIZED (
 current AS MATERIALIZED (
   SELECT f.scope, f.fence FROM lash_fences f WHERE f.scope = ANY(%(fence_scopes)s::text[])
   ORDER BY f.scope FOR SHARE"""
-_WRITTEN: LiteralString = """
+_WRITTEN: LiteralString = f"""
 written AS (
   INSERT INTO lash_effects AS e (scope, replay_key, ordinal, fence, state, envelope, outcome, outcome_ref)
   SELECT g.scope, g.replay_key, g.ordinal, g.fence, g.state, g.envelope,
@@ -169,10 +170,11 @@ written AS (
     WHERE e.state = 'begun' AND excluded.state = 'done' AND e.envelope = excluded.envelope
   RETURNING e.scope, e.replay_key, e.outcome_ref),
 large AS (
-  INSERT INTO lash_blobs (ref, content)
-  SELECT DISTINCT ON (w.outcome_ref) w.outcome_ref, g.outcome FROM written w JOIN given g USING (scope, replay_key)
+  INSERT INTO lash_blobs (ref, content, touched_at_ms)
+  SELECT DISTINCT ON (w.outcome_ref) w.outcome_ref, g.outcome, clock.now_ms
+  FROM written w JOIN given g USING (scope, replay_key) CROSS JOIN clock
   WHERE w.outcome_ref IS NOT NULL ORDER BY w.outcome_ref
-  ON CONFLICT (ref) DO NOTHING)"""
+  ON CONFLICT (ref) DO UPDATE SET {TOUCH})"""
 _VERDICTS: LiteralString = f"""
        WHEN f.fence <> g.fence THEN 'fenced'
        WHEN w.scope IS NULL THEN 'exists'

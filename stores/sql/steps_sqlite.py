@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Exists, Update, delete, exists, func, insert, literal, select, text, update
+from sqlalchemy import Connection, Exists, Update, case, delete, exists, func, insert, literal, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lash_tasks.domain.ids import SessionId, TurnId, blob_ref, effect_scope, fence_scope
@@ -216,7 +216,7 @@ def is_recorded(connection: Connection, row: JournalRow) -> bool:
     return _yes(connection, exists().where(effects.c.scope == scope, effects.c.replay_key == key))
 
 
-def write_effect(connection: Connection, row: JournalRow) -> bool:
+def write_effect(connection: Connection, row: JournalRow, now_ms: int) -> bool:
     """Insert the effect, or make a begun one done; False if another record stands."""
     large = row.outcome is not None and len(row.outcome) > INLINE_OUTCOME_BYTES
     reference = blob_ref(row.outcome) if large and row.outcome is not None else None
@@ -239,7 +239,9 @@ def write_effect(connection: Connection, row: JournalRow) -> bool:
     )
     written = connection.execute(first_wins.returning(effects.c.replay_key)).first() is not None
     if written and reference is not None:
-        connection.execute(upsert(blobs).values(ref=reference, content=row.outcome).on_conflict_do_nothing())
+        put = upsert(blobs).values(ref=reference, content=row.outcome, touched_at_ms=now_ms)
+        young = case((blobs.c.touched_at_ms == 0, 0), else_=put.excluded.touched_at_ms)
+        connection.execute(put.on_conflict_do_update(index_elements=["ref"], set_={"touched_at_ms": young}))
     return written
 
 

@@ -95,7 +95,7 @@ states = Table(
     Column("session_id", Text, nullable=False),
     Column("name", Text, nullable=False),  # plugin:<id>, …
     Column("generation", BigInteger, nullable=False),
-    Column("ref", Text, nullable=False),  # the body, a blob
+    Column("ref", Text, nullable=False, index=True),  # the body, a blob
     PrimaryKeyConstraint("session_id", "name"),
 )
 
@@ -145,6 +145,12 @@ nodes = Table(
     Column("parent_ordinal", Integer),
     Column("tombstoned_at_ms", BigInteger),  # set: hidden, until vacuum removes it
     PrimaryKeyConstraint("session_id", "revision", "ordinal"),
+    Index(
+        "ix_lash_nodes_tombstoned",
+        "tombstoned_at_ms",
+        postgresql_where=text("tombstoned_at_ms IS NOT NULL"),
+        sqlite_where=text("tombstoned_at_ms IS NOT NULL"),
+    ),
 )
 
 batches = Table(
@@ -289,6 +295,12 @@ effects = Table(
     Column("outcome_ref", Text),  # a blob, when the outcome is over 64 kB
     PrimaryKeyConstraint("scope", "replay_key"),
     _one_of("state", EffectState),
+    Index(
+        "ix_lash_effects_outcome_ref",
+        "outcome_ref",
+        postgresql_where=text("outcome_ref IS NOT NULL"),
+        sqlite_where=text("outcome_ref IS NOT NULL"),
+    ),
 )
 
 usage = Table(
@@ -311,15 +323,21 @@ blobs = Table(
     metadata,
     Column("ref", Text, primary_key=True),
     Column("content", LargeBinary, nullable=False),
-    Column("touched_at_ms", BigInteger, nullable=False, server_default="0"),  # last put; the young are not collected
+    Column("touched_at_ms", BigInteger, nullable=False, server_default="0"),  # last put; 0: before this was written
 )
 
 attachments = Table(
     "lash_attachments",
     metadata,
     Column("session_id", Text, nullable=False),
-    Column("ref", Text, nullable=False),  # the blob
+    Column("ref", Text, nullable=False, index=True),  # the blob
     Column("intent_at_ms", BigInteger, nullable=False),  # written no later than the bytes
     Column("committed_at_ms", BigInteger),  # NULL until a turn has committed it
     PrimaryKeyConstraint("session_id", "ref"),
+    Index(
+        "ix_lash_attachments_uncommitted",
+        "intent_at_ms",
+        postgresql_where=text("committed_at_ms IS NULL"),
+        sqlite_where=text("committed_at_ms IS NULL"),
+    ),
 )

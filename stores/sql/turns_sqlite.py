@@ -128,7 +128,7 @@ class SqliteTurns:
         try:
             if steps.current_fence(connection, row.session_id) != row.fence:
                 verdict = RecordVerdict.FENCED
-            elif steps.write_effect(connection, row):
+            elif steps.write_effect(connection, row, now_ms):
                 verdict = RecordVerdict.RECORDED
             else:
                 verdict = RecordVerdict.EXISTS
@@ -167,7 +167,7 @@ class SqliteTurns:
                 state=EffectState.DONE,
                 outcome=encode_joined(joined),
             )
-            steps.write_effect(connection, row)
+            steps.write_effect(connection, row, self._now_ms())
             return CheckpointTaken(joined)
 
     # ------------------------------------------------------------ commit

@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Row, Select, and_, delete, func, or_, select, true, tuple_, union_all, update
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
 
 from lash_tasks.domain.ids import SessionId, TurnId, effect_scope
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.protocols import OpenRequest, Pinned, Pruning, Runnable
+from lash_tasks.stores.sql.attachments import SqlAttachmentStore, prune_attachments
 from lash_tasks.stores.sql.conditions import (
     has_no_live_holder,
     has_no_turn,
@@ -24,9 +40,11 @@ from lash_tasks.stores.sql.conditions import (
     quiet_until,
 )
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.tables import batches, effects, sessions, turn_cancels, turns, workers
+from lash_tasks.stores.sql.graph import SqlGraphStore
+from lash_tasks.stores.sql.tables import agents, batches, effects, sessions, turn_cancels, turns, workers
 
 TURNS_PER_PRUNING = 200
+LEAST_BLOB_GRACE_MS = 3_600_000
 _PINNED = (turns.c.agent, turns.c.agent_ref, turns.c.machine_version)
 
 
@@ -36,6 +54,8 @@ class SqlWorkStore:
     def __init__(self, database: Database, *, worker_ttl_ms: int = 6000) -> None:
         self._database = database
         self._worker_ttl_ms = worker_ttl_ms
+        self._graph = SqlGraphStore(database)
+        self._attachments = SqlAttachmentStore(database)
 
     def runnable(self, request: OpenRequest) -> Runnable | None:
         session_id = request.session_id
@@ -145,12 +165,16 @@ class SqlWorkStore:
             self._prune_journals,
             self._prune_cancels,
             self._prune_workers,
+            self._prune_snapshots,
+            self._prune_attachments,
         ]
         removed = 0
         with self._database.transaction() as connection:
             for prune_kind in kinds:
                 removed += prune_kind(connection, pruning, limit - removed)
-        return removed
+        removed += self._graph.remove_old(pruning.keys_after_ms, limit - removed)
+        grace_ms = max(pruning.blobs_after_ms, LEAST_BLOB_GRACE_MS)
+        return removed + self._attachments.gc(grace_ms, limit - removed).deleted
 
     def _prune_batches(self, connection: Connection, pruning: Pruning, limit: int) -> int:
         """Dead batches stay, for they can be replayed, and replays stay, for they say that it was done."""
@@ -218,6 +242,22 @@ class SqlWorkStore:
             .limit(limit)
         )
         return _removed(connection, delete(workers).where(workers.c.id.in_(gone)))
+
+    def _prune_snapshots(self, connection: Connection, pruning: Pruning, limit: int) -> int:
+        """Of each agent stay the newest, those that a worker serves, and those that a turn is pinned to."""
+        newer = agents.alias("newer")
+        superseded = exists().where(newer.c.name == agents.c.name, newer.c.seen_at_ms > agents.c.seen_at_ms)
+        served = exists().where(workers.c.agents.contains(agents.c.ref))
+        pinned = exists().where(
+            in_status(TurnStatus.RUNNING), turns.c.agent == agents.c.name, turns.c.agent_ref == agents.c.ref
+        )
+        old = agents.c.seen_at_ms < now_of(self._database) - pruning.keys_after_ms
+        key = tuple_(agents.c.name, agents.c.ref)
+        over = select(agents.c.name, agents.c.ref).where(old, superseded, ~served, ~pinned).limit(limit)
+        return _removed(connection, delete(agents).where(key.in_(over)))
+
+    def _prune_attachments(self, connection: Connection, pruning: Pruning, limit: int) -> int:
+        return prune_attachments(connection, self._database, pruning.keys_after_ms, limit)
 
 
 def _pinned(turn: Row[*tuple[Any, ...]]) -> Pinned:

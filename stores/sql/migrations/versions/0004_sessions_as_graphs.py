@@ -103,9 +103,23 @@ def upgrade() -> None:
         sa.Column("committed_at_ms", sa.BigInteger),
         sa.PrimaryKeyConstraint("session_id", "ref", name="pk_lash_attachments"),
     )
+    op.create_index("ix_lash_states_ref", "lash_states", ["ref"])
+    op.create_index("ix_lash_attachments_ref", "lash_attachments", ["ref"])
+    for table, name, over, condition in _PARTIAL:
+        where = sa.text(condition)
+        op.create_index(name, table, [over], postgresql_where=where, sqlite_where=where)
+
+
+_PARTIAL = (
+    ("lash_attachments", "ix_lash_attachments_uncommitted", "intent_at_ms", "committed_at_ms IS NULL"),
+    ("lash_effects", "ix_lash_effects_outcome_ref", "outcome_ref", "outcome_ref IS NOT NULL"),
+    ("lash_nodes", "ix_lash_nodes_tombstoned", "tombstoned_at_ms", "tombstoned_at_ms IS NOT NULL"),
+)
 
 
 def downgrade() -> None:
+    for table, name, *_ in _PARTIAL:
+        op.drop_index(name, table)
     # What the columns told apart, older code would take for messages that are shown and for inputs of users.
     op.execute("DELETE FROM lash_nodes WHERE kind IS NOT NULL OR tombstoned_at_ms IS NOT NULL")
     op.execute("DELETE FROM lash_batches WHERE kind = 'command' AND state = 'ready'")
