@@ -60,7 +60,10 @@ class Sent:
     session: str
     key: str
     text: str
+    """What stands in the history; empty for a command that says nothing."""
     when: str = "queue"
+    command: bool = False
+    """It changes the session, and no model answers it."""
     delayed: bool = False
     quiet: bool = False
     """Waits for others of its merge key to stop coming."""
@@ -170,6 +173,8 @@ def every_text_is_said_once(evidence: Evidence) -> Iterator[Violation]:
     stored = {(one.session, one.key): one for one in evidence.stored}
     known = set()
     for sent in evidence.sent:
+        if not sent.text:
+            continue
         known.add((sent.session, sent.text))
         row = stored.get((sent.session, sent.key))
         wanted = int(sent.accepted and row is not None and row.state == "committed")
@@ -190,7 +195,7 @@ def every_text_is_in_the_turn_that_took_it(evidence: Evidence) -> Iterator[Viola
     where = {(one.session, one.text): one.revision for one in evidence.history if one.role == "user"}
     for row in evidence.stored:
         text = texts.get((row.session, row.key))
-        if row.state != "committed" or text is None or (row.session, text) not in where:
+        if row.state != "committed" or not text or (row.session, text) not in where:
             continue  # what is missing there is another law's
         if where[(row.session, text)] != revisions.get((row.session, row.turn_id or "")):
             yield Violation(Wrong.GAP, row.session, f"{text!r} is not in the commit of its turn {row.turn_id}")
@@ -264,8 +269,11 @@ def every_call_has_its_result(evidence: Evidence) -> Iterator[Violation]:
 
 
 def every_finished_turn_answers_its_last_text(evidence: Evidence) -> Iterator[Violation]:
+    commands = {(sent.session, sent.key) for sent in evidence.sent if sent.command}
+    applying = {(row.session, row.turn_id) for row in evidence.stored if (row.session, row.key) in commands}
     for turn, texts in _texts_of_turns(evidence):
-        if turn.outcome == "finished" and (not texts or turn.text != f"answer: {texts[-1]}"):
+        answers = (turn.session, turn.turn_id) not in applying
+        if answers and turn.outcome == "finished" and (not texts or turn.text != f"answer: {texts[-1]}"):
             yield Violation(Wrong.WRONG_ANSWER, turn.session, f"{turn.text!r} answers {texts}")
         if turn.outcome not in ("finished", "cancelled", SWITCHED):
             yield Violation(Wrong.LOST, turn.session, f"turn {turn.index} ended as {turn.outcome}")

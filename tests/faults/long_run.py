@@ -174,6 +174,7 @@ def _summary(
         "faults": {kind.value: adversary.done[kind] for kind in FaultKind},
         "turns_lost_with_a_worker": sum(len(loss.turns) for loss in adversary.losses),
         "sent": dict(sorted(Counter(one.when for one in evidence.sent).items())),
+        "commands": sum(one.command for one in evidence.sent),
         "delayed": sum(one.delayed for one in evidence.sent),
         "refused": sum(not one.accepted for one in evidence.sent),
         "inputs": dict(sorted(states.items())),

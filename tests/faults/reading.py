@@ -27,7 +27,7 @@ SELECT session_id, turn_id, turn_index, base_revision, fence, outcome
 FROM lash_turns WHERE status = 'committed' ORDER BY session_id, turn_index"""
 
 _INPUTS = """
-SELECT session_id, coalesce(source_key, id) AS source_key, seq, state, turn_id FROM lash_batches WHERE kind IS NULL"""
+SELECT session_id, coalesce(source_key, id) AS source_key, seq, state, turn_id FROM lash_batches"""
 
 
 def read_evidence(
@@ -108,12 +108,9 @@ def _turns(client: Client, sessions: Iterable[SessionId]) -> list[TurnSeen]:
         ]
 
 
-def _history(client: Client, session: SessionId) -> Iterator[Said]:
-    """What was said in all frames of a session."""
-    frames = client.stores.frames
-    for frame in frames.frames(session):
-        for node in frames.history(session, frame.frame_id):
-            yield _said(session, node)
+def _history(client: Client, session: SessionId) -> list[Said]:
+    """Everything that was said in a session, in all frames and before resets."""
+    return [_said(session, stored) for stored in client.stores.graph.graph(session).nodes]
 
 
 def _tasks(turns: Iterable[TurnSeen], history: Iterable[Said]) -> Iterator[Sent]:

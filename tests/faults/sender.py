@@ -75,6 +75,9 @@ class Sender:
         available_at = datetime.fromtimestamp(at_ms / 1000, UTC) if plan.delay_ms else None
 
         def send() -> bool:
+            if plan.command is not None:
+                client.command(plan.session, plan.command, plan.arguments, idempotency_key=plan.key, agent=AGENT)
+                return True
             try:
                 client.send(
                     plan.session,

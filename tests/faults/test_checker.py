@@ -238,6 +238,19 @@ def test_a_switch_is_followed_by_its_task() -> None:
     assert Wrong.TORN_RUN in {one.wrong for one in check(replace(evidence, sent=strayed))}
 
 
+def test_a_command_needs_its_end_and_no_answer() -> None:
+    evidence = clean()
+    first, second, third = evidence.sent
+    answers = [replace(turn, text="" if turn.turn_id == "t2" else turn.text) for turn in evidence.turns]
+    said = [one for one in evidence.history if one.revision != 2]
+    applied = replace(
+        evidence, sent=[first, replace(second, command=True, text=""), third], turns=answers, history=said, asked={}
+    )
+    assert check(applied) == []
+    assert Wrong.LOST in {one.wrong for one in check(stored_as("queued", None)(applied))}
+    assert Wrong.LOST in {one.wrong for one in check(replace(applied, sent=[first, replace(second, text="x"), third]))}
+
+
 def without_the_follow_up(evidence: Evidence) -> Evidence:
     return replace(evidence, turns=evidence.turns[:2])
 

@@ -8,6 +8,8 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.commands import CommandKind, command_source_key
 from lash_tasks.domain.queue import When
 from tests.faults.checker import Sent
 from tests.faults.conversation import WISHES
@@ -15,7 +17,9 @@ from tests.faults.conversation import WISHES
 AGENT = "busy"
 POLICIES = {When.QUEUE: 40, When.REJECT: 8, When.STEER: 20, When.INTERRUPT: 8, When.MERGE: 20}
 """How often each is drawn."""
-DELAYED_SHARE, QUIET_SHARE, CANCEL_SHARE, SILENT_SHARE = 0.12, 0.5, 0.06, 0.15
+COMMANDS = (CommandKind.APPEND_SESSION_NODES, CommandKind.REFRESH_TOOL_CATALOG, CommandKind.RESET_SESSION)
+DELAYED_SHARE, COMMAND_SHARE, QUIET_SHARE, CANCEL_SHARE, SILENT_SHARE = 0.12, 0.12, 0.5, 0.06, 0.15
+SILENT_COMMANDS = {CommandKind.REFRESH_TOOL_CATALOG, CommandKind.RESET_SESSION}
 LONGEST_DELAY_MS, LONGEST_QUIET_MS = 3000, 600
 BURST_SHARE = 0.6
 """Of the inputs that follow the one before without a pause."""
@@ -23,11 +27,12 @@ BURST_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """One input. `silent`: its sender does not ring. `pause_ms` before it is sent."""
+    """One input, or with `command` a command. `silent`: its sender does not ring. `pause_ms` before it is sent."""
 
     session: str
     number: int
     when: str
+    command: CommandKind | None
     wish: str
     merge_key: str | None
     quiet_ms: int
@@ -39,6 +44,16 @@ class Planned:
     @property
     def key(self) -> str:
         return f"{self.session}-{self.number}"
+
+    @property
+    def source_key(self) -> str:
+        """The key as it is stored."""
+        return self.key if self.command is None else command_source_key(self.command, self.key)
+
+    @property
+    def arguments(self) -> JsonObject:
+        """Of the command. One that appends says the text in the user's name."""
+        return {"nodes": [self.text]} if self.command is CommandKind.APPEND_SESSION_NODES else {"reason": self.text}
 
     @property
     def text(self) -> str:
@@ -66,15 +81,19 @@ def planned(seed: int, session: str, number: int, mean_pause_ms: int) -> Planned
     """Input `number` of a session: the same whenever it is asked for."""
     dice = random.Random(f"{seed} {session} {number}")
     when = dice.choices(list(POLICIES), list(POLICIES.values()))[0]
+    command = dice.choice(COMMANDS) if when == "queue" and dice.random() < COMMAND_SHARE else None
     return Planned(
         session=session,
         number=number,
         when=when,
+        command=command,
         wish=dice.choice(sorted(WISHES)),
         merge_key=dice.choice("ab") if when == "merge" else None,
         quiet_ms=dice.randint(1, LONGEST_QUIET_MS) if when == "merge" and dice.random() < QUIET_SHARE else 0,
-        delay_ms=dice.randint(1, LONGEST_DELAY_MS) if when == "queue" and dice.random() < DELAYED_SHARE else 0,
-        cancel=dice.random() < CANCEL_SHARE,
+        delay_ms=dice.randint(1, LONGEST_DELAY_MS)
+        if when == "queue" and command is None and dice.random() < DELAYED_SHARE
+        else 0,
+        cancel=dice.random() < CANCEL_SHARE and command is None,
         silent=dice.random() < SILENT_SHARE,
         # Bursts: several inputs of a session at once, then nothing for a while.
         pause_ms=0 if dice.random() < BURST_SHARE else dice.randint(1, round(mean_pause_ms * 2 / (1 - BURST_SHARE))),
@@ -100,15 +119,16 @@ def sent(seed: int, mean_pause_ms: int, lines: Iterable[Acknowledged], stored: C
         found.append(_sent(planned(seed, line.session, line.number, mean_pause_ms), accepted=line.accepted))
         last[line.session] = line.number
     unsure = [planned(seed, session, number + 1, mean_pause_ms) for session, number in last.items()]
-    return [*found, *(_sent(plan, accepted=True) for plan in unsure if plan.key in stored)]
+    return [*found, *(_sent(plan, accepted=True) for plan in unsure if plan.source_key in stored)]
 
 
 def _sent(plan: Planned, *, accepted: bool) -> Sent:
     return Sent(
         session=plan.session,
-        key=plan.key,
-        text=plan.text,
+        key=plan.source_key,
+        text="" if plan.command in SILENT_COMMANDS else plan.text,
         when=plan.when,
+        command=plan.command is not None,
         delayed=plan.delay_ms > 0,
         quiet=plan.quiet_ms > 0,
         accepted=accepted,
