@@ -267,12 +267,14 @@ class Client:
         """Give the session another name. NotFound, SessionDeleted."""
         return self._parts.registrar.rename(_session("session_id", session_id), check_name("name", name))
 
-    def delete_session(self, session_id: str, *, only_if_idle: bool = False) -> bool:
+    def delete_session(self, session_id: str, *, only_if_idle: bool = False, purge: bool = False) -> bool:
         """Delete the session with everything in it; a running turn of it is thrown out, its children stay.
 
-        With `only_if_idle` SessionBusy while a turn of it is unfinished. Idempotent; False if there never was one.
+        With `only_if_idle` SessionBusy while a turn of it is unfinished. With `purge` images and large results that
+        only this session had go at once, and not with the next collection. Idempotent; False if there never was one.
         """
-        return self._parts.stores.sessions.delete(_session("session_id", session_id), only_if_idle=only_if_idle)
+        sessions = self._parts.stores.sessions
+        return sessions.delete(_session("session_id", session_id), only_if_idle=only_if_idle, purge=purge)
 
     def command(
         self,

@@ -11,9 +11,10 @@ from lash_tasks.cli.application import open_client, session_id
 from lash_tasks.cli.output import JsonFlag, Output, command
 from lash_tasks.cli.turns import show_turn, turn_document
 from lash_tasks.domain.codec import to_json
+from lash_tasks.domain.founding import Preview
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
-from lash_tasks.domain.sessions import transcript
+from lash_tasks.domain.sessions import SessionHead, transcript
 from lash_tasks.domain.turns import TurnRecord
 from lash_tasks.errors import NotFound
 
@@ -37,16 +38,10 @@ def list_sessions(
     """List sessions by id."""
     with command(as_json) as output, open_client() as client:
         heads = client.stores.sessions.sessions(limit, session_id(after) if after else None)
-        rows = [
-            {
-                "session_id": head.session_id,
-                "revision": head.head_revision,
-                "turn_index": head.turn_index,
-                "created_at_ms": head.created_at_ms,
-            }
-            for head in heads
-        ]
-        output.rows(rows, ["session_id", "turn_index", "created_at_ms"], empty="no sessions yet")
+        previews = client.stores.registry.previews([head.session_id for head in heads])
+        rows = [_session_row(head, previews[head.session_id]) for head in heads]
+        columns = ["session_id", "turn_index", "created_at_ms", "first_user_message"]
+        output.rows(rows if output.as_json else [_shortened(row) for row in rows], columns, empty="no sessions yet")
         if len(rows) == limit:
             output.note(f"there may be more: --after {heads[-1].session_id}")
 
@@ -67,23 +62,12 @@ def show_session(session: Session, as_json: JsonFlag = False) -> None:
             return
         output.document(
             {
-                "session_id": session,
-                "revision": head.head_revision,
-                "turn_index": head.turn_index,
-                "created_at_ms": head.created_at_ms,
+                **_session_row(head, client.stores.registry.previews([name])[name]),
+                **({} if head.deleted_at_ms is not None else _policy(client, name)),
                 "deleted_at_ms": head.deleted_at_ms,
                 "messages": [to_json(Message, message) for message in history],
             }
         )
-
-
-@sessions.command("delete")
-def delete_session(session: Session, as_json: JsonFlag = False) -> None:
-    """Delete a session with everything in it; a running turn of it is stopped."""
-    with command(as_json) as output, open_client() as client:
-        if not client.stores.sessions.delete(session_id(session)):
-            raise NotFound("session", session)
-        output.document({"session_id": session, "deleted": True}, sentence=f"{session} is deleted")
 
 
 @turns.command("list")
@@ -139,6 +123,32 @@ def cancel_turn(
     with command(as_json) as output, open_client() as client:
         verdict = client.cancel(session, turn_id=turn).verdict.value
         output.document({"session_id": session, "turn_id": turn, "verdict": verdict}, sentence=f"{turn}: {verdict}")
+
+
+def _session_row(head: SessionHead, preview: Preview) -> dict[str, Any]:
+    return {
+        "session_id": head.session_id,
+        "name": head.name or head.session_id,
+        "revision": head.head_revision,
+        "turn_index": head.turn_index,
+        "created_at_ms": head.created_at_ms,
+        "relation": head.relation,
+        "usage_source": head.usage_source,
+        "first_user_message": preview.first_user_message,
+        "user_message_count": preview.user_message_count,
+    }
+
+
+def _shortened(row: dict[str, Any]) -> dict[str, Any]:
+    text = " ".join((row["first_user_message"] or "").split())
+    return {**row, "first_user_message": text if len(text) <= 60 else text[:59] + "…"}
+
+
+def _policy(client: Client, session: SessionId) -> dict[str, Any]:
+    """What the session says over its agent's policy, and what the two come to."""
+    info = client.session(session)
+    children = [child.session_id for child in client.children(session)]
+    return {"spec": info.spec, "policy": None if info.policy is None else info.policy.as_json(), "children": children}
 
 
 def _turns(client: Client, session: SessionId, after: int, limit: int | None) -> Iterator[TurnRecord]:

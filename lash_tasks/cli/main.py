@@ -19,6 +19,7 @@ from lash_tasks.cli import (
     migrations,
     queue,
     sending,
+    session_changes,
     usage,
 )
 from lash_tasks.cli.logs import BriefFormatter, log_to_stderr
@@ -37,6 +38,10 @@ app.command("up")(development.up)
 app.command("send")(sending.send)
 app.command("follow")(following.follow)
 inspection.sessions.command("frames")(frames.list_frames)
+inspection.sessions.command("create")(session_changes.create_session)
+inspection.sessions.command("rename")(session_changes.rename_session)
+inspection.sessions.command("command")(session_changes.send_command)
+inspection.sessions.command("delete")(session_changes.delete_session)
 app.add_typer(inspection.sessions, name="sessions")
 app.add_typer(inspection.turns, name="turns")
 app.add_typer(queue.queue, name="queue")

@@ -22,7 +22,7 @@ def list_queue(session: OfAnySession = None, limit: Limit = 200, as_json: JsonFl
     """List input that waits or is being answered, in the order it will run."""
     with command(as_json) as output, open_client() as client:
         batches = client.stores.queue.waiting(session_id(session) if session else None, limit)
-        columns = ["input_id", "session_id", "agent", "state", "available_at_ms"]
+        columns = ["input_id", "session_id", "agent", "kind", "state", "available_at_ms"]
         output.rows([_batch_row(batch) for batch in batches], columns, empty="nothing waits")
         _note_limit(output, len(batches), limit)
 
@@ -79,6 +79,7 @@ def _batch_row(batch: BatchRecord) -> dict[str, Any]:
         "input_id": batch.id,
         "session_id": batch.session_id,
         "agent": batch.agent,
+        "kind": "input" if batch.kind is None else batch.kind.value,
         "state": batch.state.value,
         "turn_id": batch.turn_id,
         "idempotency_key": batch.source_key,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.founding import NewSession, Preview, rfc3339
 from lash_tasks.domain.ids import SessionId
@@ -70,7 +71,7 @@ class Registrar:
 
     def create(self, new: NewSession) -> SessionInfo:
         """What `SessionRegistry.create` does."""
-        return self._info(self.registry.create(new))
+        return self._shown(self.registry.create(new))
 
     def begin_anew(self, new: NewSession, expected_revision: int | None) -> SessionInfo:
         """Let the session begin anew, or be, if it is not; the revision is the one it has now, unless given."""
@@ -81,15 +82,16 @@ class Registrar:
             except SessionAlreadyExists:
                 head = self._there(new.session_id)
         revision = head.head_revision if expected_revision is None else expected_revision
-        return self._info(self.registry.begin_anew(new, revision))
+        return self._shown(self.registry.begin_anew(new, revision))
 
     def show(self, session_id: SessionId) -> SessionInfo:
         """The session; NotFound, SessionDeleted."""
-        return self._info(self._there(session_id))
+        return self._shown(self._there(session_id))
 
     def show_all(self, heads: Sequence[SessionHead]) -> list[SessionInfo]:
         previews = self.registry.previews([head.session_id for head in heads])
-        return [self._info(head, previews[head.session_id]) for head in heads]
+        agents = {agent.name: agent for agent in self.fleet.agents()} if heads else {}
+        return [self._info(head, previews[head.session_id], agents) for head in heads]
 
     def children(self, session_id: SessionId) -> list[SessionInfo]:
         """The session's children, oldest first."""
@@ -105,9 +107,8 @@ class Registrar:
         self.registry.rename(session_id, name)
         return self.show(session_id)
 
-    def agent_of(self, session_id: SessionId) -> str | None:
-        """The agent that a command to the session is for, if nobody says."""
-        return self.registry.agent_of(session_id)
+    def _shown(self, head: SessionHead) -> SessionInfo:
+        return self.show_all([head])[0]
 
     def _there(self, session_id: SessionId) -> SessionHead:
         head = self.sessions.head(session_id)
@@ -117,9 +118,8 @@ class Registrar:
             raise SessionDeleted(session_id)
         return head
 
-    def _info(self, head: SessionHead, preview: Preview | None = None) -> SessionInfo:
-        if preview is None:
-            preview = self.registry.previews([head.session_id])[head.session_id]
+    def _info(self, head: SessionHead, preview: Preview, agents: Mapping[str, AgentSnapshot]) -> SessionInfo:
+        agent = agents.get(self.registry.agent_of(head.session_id) or "")
         return SessionInfo(
             session_id=head.session_id,
             name=head.name or head.session_id,
@@ -129,12 +129,7 @@ class Registrar:
             relation=head.relation,
             usage_source=head.usage_source,
             spec=head.spec.as_json(),
-            policy=self._policy(head),
+            policy=None if agent is None else policy_of(agent, head.spec),
             first_user_message=preview.first_user_message,
             user_message_count=preview.user_message_count,
         )
-
-    def _policy(self, head: SessionHead) -> SessionPolicy | None:
-        name = self.registry.agent_of(head.session_id)
-        snapshot = next((agent for agent in self.fleet.agents() if agent.name == name), None)
-        return None if snapshot is None else policy_of(snapshot, head.spec)

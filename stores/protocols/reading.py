@@ -62,11 +62,12 @@ class SessionStore(Protocol):
         """What the last model call of the newest turn that made one has used (source `turn`)."""
         ...
 
-    def delete(self, session_id: SessionId, *, only_if_idle: bool = False) -> bool:
+    def delete(self, session_id: SessionId, *, only_if_idle: bool = False, purge: bool = False) -> bool:
         """Tombstone the session, break the fence of whoever drives it, remove its rows but keep its fence.
 
         Every later enqueue is SessionDeleted and every later commit is fenced; its children stay. With `only_if_idle`
-        SessionBusy while a turn of it is unfinished. Idempotent; False if unknown.
+        SessionBusy while a turn of it is unfinished. With `purge` bytes that only this session referred to go too,
+        which are otherwise collected later. Idempotent; False if unknown.
         """
         ...
 

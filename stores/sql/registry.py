@@ -58,11 +58,8 @@ class SqlSessionRegistry:
             return session_head(_required(connection, new.session_id))
 
     def agent_of(self, session_id: SessionId) -> str | None:
-        inputs = select(batches.c.agent).where(batches.c.session_id == session_id).order_by(batches.c.seq.desc())
-        past = select(turns.c.agent).where(turns.c.session_id == session_id).order_by(turns.c.turn_index.desc())
         with self._database.reading() as connection:
-            newest = connection.execute(inputs.limit(1)).scalar() or connection.execute(past.limit(1)).scalar()
-            return newest or _agent_said(_row(connection, session_id))
+            return _agent_of(connection, session_id)
 
     def rename(self, session_id: SessionId, name: str) -> bool:
         named = update(sessions).where(sessions.c.id == session_id, sessions.c.deleted_at_ms.is_(None))
@@ -110,7 +107,7 @@ class SqlSessionRegistry:
         source = None if new.source_id is None else _required(connection, new.source_id)
         parent = None if new.parent_id is None else _required(connection, new.parent_id)
         beneath = source or parent
-        base = NOTHING_SAID_OVER if beneath is None else session_head(beneath).spec
+        base = NOTHING_SAID_OVER if beneath is None else _said_with_agent(connection, beneath)
         turn_index = max(former["turn_index"] if former else 0, source["turn_index"] if source else 0)
         revision = (former["head_revision"] if former else 0) + 1
         meta = {
@@ -191,8 +188,20 @@ def _required(connection: Connection, session_id: SessionId) -> Row:
     return row
 
 
+def _agent_of(connection: Connection, session_id: str) -> str | None:
+    inputs = select(batches.c.agent).where(batches.c.session_id == session_id).order_by(batches.c.seq.desc())
+    past = select(turns.c.agent).where(turns.c.session_id == session_id).order_by(turns.c.turn_index.desc())
+    newest = connection.execute(inputs.limit(1)).scalar() or connection.execute(past.limit(1)).scalar()
+    return newest or _agent_said(_row(connection, SessionId(session_id)))
+
+
 def _agent_said(row: Row | None) -> str | None:
     return None if row is None else session_head(row).spec.agent
+
+
+def _said_with_agent(connection: Connection, session: Row) -> SessionSpec:
+    """What a session says over its agent's policy, and which agent it has by now."""
+    return SessionSpec({"agent": _agent_of(connection, session["id"])}).over(session_head(session).spec)
 
 
 def _is_sent_to(connection: Connection, session_id: SessionId) -> bool:

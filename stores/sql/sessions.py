@@ -7,7 +7,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, and_, cast, delete, exists, func, literal, or_, select, text
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Delete,
+    Select,
+    and_,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+)
 
 from lash_tasks.domain.codec import decode
 from lash_tasks.domain.founding import CHILD_USAGE
@@ -17,7 +31,7 @@ from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
 from lash_tasks.errors import NotFound, SessionBusy
 from lash_tasks.stores.protocols import StoredState
-from lash_tasks.stores.sql.conditions import in_status
+from lash_tasks.stores.sql.conditions import in_status, now_of
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.graph import shown_history
 from lash_tasks.stores.sql.rows import Row, session_head
@@ -143,7 +157,7 @@ class SqlSessionStore:
             calls = [(_place(key), TokenUsage(*tokens)) for key, *tokens in connection.execute(query)]
         return max(calls, key=lambda call: call[0])[1] if calls else None
 
-    def delete(self, session_id: SessionId, *, only_if_idle: bool = False) -> bool:
+    def delete(self, session_id: SessionId, *, only_if_idle: bool = False, purge: bool = False) -> bool:
         scope = fence_scope(session_id)
         journal = select(literal(f"{scope}/") + turns.c.turn_id).where(turns.c.session_id == session_id)
         with self._database.transaction() as connection:
@@ -152,15 +166,43 @@ class SqlSessionStore:
             connection.execute(_RAISE_FENCE, {"scope": scope})
             if only_if_idle and _is_at_work(connection, session_id):
                 raise SessionBusy(session_id)  # and the fence is as it was
+            refs = _blobs_of(connection, session_id, journal) if purge else []
+            now_ms: int = connection.execute(select(now_of(self._database))).scalar_one()
             mark = {"session_id": session_id, "now_ms": self._database.now_override()}
             connection.execute(text(_TOMBSTONE.format(now=self._database.now_sql)), mark)
             connection.execute(delete(effects).where(effects.c.scope.in_(journal)))
             for table in _OF_A_SESSION:
                 connection.execute(delete(table).where(table.c.session_id == session_id))
+            if refs:
+                connection.execute(_purge(refs, now_ms))
         return True
 
 
 _OF_A_SESSION = (nodes, turns, turn_cancels, batches, dead_letters, usage, frames, states, attachments)
+
+
+def _blobs_of(connection: Connection, session_id: SessionId, journal: Select[Any]) -> list[str]:
+    """The bytes that the session refers to."""
+    theirs = (
+        select(attachments.c.ref).where(attachments.c.session_id == session_id),
+        select(states.c.ref).where(states.c.session_id == session_id),
+        select(effects.c.outcome_ref).where(effects.c.scope.in_(journal), effects.c.outcome_ref.is_not(None)),
+    )
+    return [ref for query in theirs for ref in connection.execute(query).scalars()]
+
+
+def _purge(refs: Sequence[str], now_ms: int) -> Delete:
+    """Those of the bytes that nobody refers to any more. What somebody has put meanwhile stays; so does what is older
+    than the manifest, and was never touched."""
+    referred = or_(
+        exists().where(attachments.c.ref == blobs.c.ref),
+        exists().where(states.c.ref == blobs.c.ref),
+        exists().where(effects.c.outcome_ref == blobs.c.ref),
+    )
+    over = select(blobs.c.ref).where(
+        blobs.c.ref.in_(refs), blobs.c.touched_at_ms > 0, blobs.c.touched_at_ms < now_ms, ~referred
+    )
+    return delete(blobs).where(blobs.c.ref.in_(over.with_for_update(skip_locked=True)))
 
 
 def _is_at_work(connection: Connection, session_id: SessionId) -> bool:

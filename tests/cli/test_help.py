@@ -16,7 +16,7 @@ COMMANDS = {
     "usage": [],
     "doctor": [],
     "bench": [],
-    "sessions": ["list", "show", "frames", "delete"],
+    "sessions": ["list", "show", "frames", "create", "rename", "command", "delete"],
     "turns": ["list", "show", "cancel"],
     "queue": ["list", "cancel", "dead", "replay"],
     "db": ["upgrade", "check"],

@@ -339,6 +339,40 @@ def test_a_session_is_not_deleted_while_its_turn_runs_if_so_wished(
         SqlInputQueue(scene.database).enqueue(draft())
 
 
+# ---------------------------------------------------------------- no session is another
+
+
+@pytest.mark.shows("S5")
+def test_a_commit_for_another_session_than_the_one_opened_changes_neither(scene: Scene) -> None:
+    scene.send()
+    scene.send(session_id=OTHER)
+    turn, other = scene.open(), scene.open(BOB, session_id=OTHER)
+    before = scene.everything()
+    assert scene.commit(turn, session_id=OTHER) in (CommitRefused.FENCED, CommitRefused.CLAIM_EXPIRED)
+    assert scene.commit(turn, session_id=OTHER, fence=other.fence) is CommitRefused.CLAIM_EXPIRED
+    assert scene.everything() == before
+    scene.committed(turn)
+    scene.committed(other)
+
+
+@pytest.mark.shows("S6")
+def test_a_session_is_opened_as_itself_and_with_its_own_history(
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
+) -> None:
+    run_turn(scene, 1)
+    run_turn(scene, 2, OTHER)
+    scene.send()
+    scene.send(session_id=OTHER)
+    for session_id, words in ((SESSION, "said 1"), (OTHER, "said 2")):
+        turn = scene.open(session_id=session_id)
+        assert turn.intent.session_id == session_id
+        assert {batch.session_id for batch in turn.batches} == {session_id}
+        assert [text_of(one.node.message) for one in turn.history if one.node.message] == [words]
+    head = sessions.head(OTHER)
+    assert head is not None
+    assert head.session_id == OTHER
+
+
 # ---------------------------------------------------------------- usage of children
 
 

@@ -11,6 +11,7 @@ from lash_tasks.domain.ids import BatchId
 from lash_tasks.domain.messages import TextPart, text_of
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import MAX_ATTEMPTS, Finished, outcome_kind
+from lash_tasks.domain.wakes import QueuedWake
 from lash_tasks.errors import BlankCommandKey, ErrorCode, IdempotencyConflict, InvalidInput, LashError, SessionDeleted
 from lash_tasks.machine.requests import ModelRequest
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -353,3 +354,17 @@ def test_a_command_to_a_deleted_session_is_refused(stage: Stage) -> None:
         stores.sessions.delete(SESSION)
     with pytest.raises(SessionDeleted):
         order(stage, "reset_session")
+
+
+@pytest.mark.shows("S19")
+def test_a_wake_to_a_deleted_session_is_no_failure_and_does_not_bring_it_back(stage: Stage) -> None:
+    stage.answer("hello")
+    with stage.reading() as stores:
+        stores.sessions.delete(SESSION)
+    wake = QueuedWake(agent=AGENT, process_id="p1", event_type="done", sequence=1, wake_id="w1", text="it is done")
+    with stage.ingress() as ingress:
+        assert ingress.wake(SESSION, wake) is None
+    assert stage.rows(tables.batches) == []
+    assert stage.run() is RunVerdict.NOTHING
+    [row] = stage.rows(tables.sessions)
+    assert row["deleted_at_ms"] is not None
