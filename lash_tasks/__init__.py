@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lash_tasks.settings import Settings as Settings
     from lash_tasks.stores.sql.schema import include_object as include_object
     from lash_tasks.tools.agents import Agent as Agent
+    from lash_tasks.tools.compaction import CompactionContext as CompactionContext
     from lash_tasks.tools.context import ToolContext as ToolContext
     from lash_tasks.tools.control import SwitchFrame as SwitchFrame
     from lash_tasks.tools.definition import tool as tool
@@ -46,6 +47,7 @@ _HOMES = {
     "Anthropic": "lash_tasks.providers.named",
     "AssembledTurn": "lash_tasks.domain.turns",
     "Client": "lash_tasks.client",
+    "CompactionContext": "lash_tasks.tools.compaction",
     "EmitEvent": "lash_tasks.domain.hooks",
     "EnqueueMessages": "lash_tasks.domain.hooks",
     "ErrorCode": "lash_tasks.errors",
@@ -79,6 +81,7 @@ __all__ = [
     "Anthropic",
     "AssembledTurn",
     "Client",
+    "CompactionContext",
     "EmitEvent",
     "EnqueueMessages",
     "ErrorCode",

@@ -25,6 +25,7 @@ class CommandKind(StrEnum):
     CONFIGURE_SESSION = "configure_session"
     BRANCH_TO_NODE = "branch_to_node"
     APPEND_SESSION_NODES = "append_session_nodes"
+    COMPACT_SESSION = "compact_session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,16 @@ class AppendSessionNodes:
     requires_ancestor_node_id: NodeId | None = None
 
 
-SessionCommand = RefreshToolCatalog | ResetSession | ConfigureSession | BranchToNode | AppendSessionNodes
+@dataclass(frozen=True, slots=True)
+class CompactSession:
+    """Go on in a frame that begins with what the agent's compactors make of what was said."""
+
+    reason: str | None = None
+
+
+SessionCommand = (
+    RefreshToolCatalog | ResetSession | ConfigureSession | BranchToNode | AppendSessionNodes | CompactSession
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,10 @@ def _append(arguments: Mapping[str, JsonValue]) -> AppendSessionNodes:
     return AppendSessionNodes(messages, _node_id(arguments, "requires_ancestor_node_id"))
 
 
+def _compact(arguments: Mapping[str, JsonValue]) -> CompactSession:
+    return CompactSession(_reason(arguments))
+
+
 def _reason(arguments: Mapping[str, JsonValue]) -> str | None:
     reason = arguments.get("reason")
     if reason is None:
@@ -166,4 +180,5 @@ _READERS: Mapping[CommandKind, tuple[frozenset[str], Callable[[Mapping[str, Json
     CommandKind.CONFIGURE_SESSION: (frozenset({"spec"}), _configure),
     CommandKind.BRANCH_TO_NODE: (frozenset({"node_id"}), _branch),
     CommandKind.APPEND_SESSION_NODES: (frozenset({"nodes", "requires_ancestor_node_id"}), _append),
+    CommandKind.COMPACT_SESSION: (frozenset({"reason"}), _compact),
 }

@@ -24,6 +24,8 @@ class EffectKind(StrEnum):
     BEFORE_TURN_HOOKS = "before_turn_hooks"
     CHECKPOINT_HOOKS = "checkpoint_hooks"
     AFTER_TURN_HOOKS = "after_turn_hooks"
+    COMPACTION = "compaction"
+    """Ours: what the agent's compactors make of a session."""
 
 
 class EffectState(StrEnum):

@@ -16,6 +16,7 @@ from lash_tasks.domain.codec import JsonObject, decode, encode
 from lash_tasks.domain.commands import (
     AppendSessionNodes,
     BranchToNode,
+    CompactSession,
     ConfigureSession,
     QueuedCommand,
     RefreshToolCatalog,
@@ -40,13 +41,23 @@ from lash_tasks.machine.assembly import TurnResult, assemble
 from lash_tasks.machine.projection import NOTHING_SAID
 from lash_tasks.machine.state import Turn
 from lash_tasks.ports import Interrupted, InterruptReason
+from lash_tasks.runtime.compaction import Compaction
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.frame_runs import End
 from lash_tasks.runtime.journal import patiently
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.warm_sessions import WarmSession
 from lash_tasks.runtime.worker import Doing, Engagement
-from lash_tasks.stores.protocols import CommitRefused, Committed, OpenedTurn, PathChange, SpecChange, TurnCommit
+from lash_tasks.stores.protocols import (
+    CommitRefused,
+    Committed,
+    FrameOpening,
+    OpenedTurn,
+    PathChange,
+    SpecChange,
+    TurnCommit,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +75,7 @@ class Applied:
     issue: TurnIssue | None = None
     spec: SpecChange | None = None
     path: PathChange | None = None
+    frame: FrameOpening | None = None
     nodes: tuple[Node, ...] = ()
 
 
@@ -82,6 +94,7 @@ class Commander:
     """Applies commands under the fence of their turns. Safe from any thread."""
 
     services: RuntimeServices
+    compaction: Compaction
 
     def run(
         self,
@@ -92,7 +105,7 @@ class Commander:
         live: LivePublisher,
     ) -> CommandedTurn:
         """Apply the command of a turn and commit it. Raises what goes wrong; then it is attempted again."""
-        applied = self._ended_before(opened, engagement) or self._apply(opened, agent, before)
+        applied = self._ended_before(opened, engagement) or self._apply(opened, agent, before, engagement)
         result = _result(opened, agent, applied)
         self.services.reached(CrashPoint.BEFORE_COMMIT)
         commit = _commit(opened, result, applied, before)
@@ -116,10 +129,14 @@ class Commander:
             return _refused(ErrorCode.ATTEMPTS_EXHAUSTED, f"{MAX_ATTEMPTS} attempts to apply the command failed")
         return None
 
-    def _apply(self, opened: OpenedTurn, agent: AgentSnapshot, before: WarmSession) -> Applied:
+    def _apply(self, opened: OpenedTurn, agent: AgentSnapshot, before: WarmSession, engagement: Engagement) -> Applied:
         self.services.reached(CrashPoint.BEFORE_EFFECT)
         queued = decode(QueuedCommand, opened.batches[0].payload)
-        applied = self._applied(queued.command(), opened, agent, before)
+        command = queued.command()
+        if isinstance(command, CompactSession):
+            applied = self._compacted(opened, command, before, engagement)
+        else:
+            applied = self._applied(command, opened, agent, before)
         self.services.reached(CrashPoint.AFTER_PERFORM)
         return replace(applied, output={"command": queued.kind.value, **applied.output})
 
@@ -137,8 +154,17 @@ class Commander:
                 return self._branched(opened, command)
             case AppendSessionNodes():
                 return self._appended(opened, command, before)
+            case CompactSession():
+                raise AssertionError("a compaction is recorded, so it is applied elsewhere")
             case _:
                 assert_never(command)
+
+    def _compacted(
+        self, opened: OpenedTurn, command: CompactSession, before: WarmSession, engagement: Engagement
+    ) -> Applied:
+        frame = self.compaction.frame(opened, End(0, before.leaf), engagement)
+        opened_frame = {} if frame is None else {"frame_id": frame.frame_id}
+        return Applied(output={"opened": frame is not None, **opened_frame, **_reason(command.reason)}, frame=frame)
 
     def _branched(self, opened: OpenedTurn, command: BranchToNode) -> Applied:
         if command.node_id is None:
@@ -229,4 +255,5 @@ def _commit(opened: OpenedTurn, result: TurnResult, applied: Applied, before: Wa
         leaf=before.place,
         spec=applied.spec,
         path=applied.path,
+        frame=applied.frame,
     )

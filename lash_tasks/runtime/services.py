@@ -17,6 +17,7 @@ from lash_tasks.stores.protocols import (
     Fleet,
     FrameStore,
     GraphStore,
+    InputQueue,
     Leases,
     SessionStore,
     Slots,
@@ -34,6 +35,7 @@ class RuntimeServices:
     clock: Clock
     turns: TurnStore
     frames: FrameStore
+    queue: InputQueue
     graph: GraphStore
     sessions: SessionStore
     fleet: Fleet

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from lash_tasks.domain.activity import ActivityType, Boundary
@@ -39,6 +39,7 @@ from lash_tasks.machine.state import Turn
 from lash_tasks.machine.turn import advance, begin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.commander import Commander
+from lash_tasks.runtime.compaction import Compaction
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
 from lash_tasks.runtime.frame_runs import Continuation, End, continuation
@@ -111,7 +112,8 @@ class SessionRunner:
         self._writer = JournalWriter(services.turns)
         self._repertoire = repertoire
         self._warm = WarmSessions()
-        self._commander = Commander(services)
+        self._compaction = Compaction(services, self._writer)
+        self._commander = Commander(services, self._compaction)
 
     def run(self, session_id: SessionId) -> RunVerdict:
         """Run the session's next turn, and for a while those behind it. Raises what went wrong, after letting go."""
@@ -268,6 +270,8 @@ class SessionRunner:
                     verdict = self._commit(opened, engagement, result, drive, before.place, onward, states)
                 if isinstance(verdict, Committed):
                     self._warm.keep(opened.intent.session_id, before.after(result, onward, verdict.revision))
+                    if self._compaction.follow(opened.intent, result):
+                        verdict = replace(verdict, more=True)
                 if verdict is not CommitRefused.JOINABLE:
                     told = self._committed(verdict, result, engagement, live)
                     if told is RunVerdict.COMMITTED:

@@ -8,12 +8,14 @@ from dataclasses import KW_ONLY, dataclass, field
 
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import JsonValue, scrub
+from lash_tasks.domain.frames import Seed
 from lash_tasks.domain.ids import name_problem
 from lash_tasks.domain.models import DEFAULT_OPTIONS, ModelOptions
 from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.machine.effects import OutputChecked
 from lash_tasks.plugins.plugin import Plugin, spec_of
+from lash_tasks.tools.compaction import CompactionContext, Compactor, checked_compactors, compacted
 from lash_tasks.tools.definition import Tool
 from lash_tasks.tools.output import OutputType, read_output_type
 
@@ -25,8 +27,10 @@ class Agent:
     `model` is `provider:model`, asked with `options`; `fallbacks` are models that are asked the same, in order, when a
     failure of the one before could pass and has used up its retries. `instructions` are text, or a function of the turn
     that is called once a turn and whose answer is recorded. With `output_type`, any type that pydantic can describe,
-    the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. `plugins` take part in its turns.
-    A turn ends after `max_iterations` model calls or `max_turn_seconds`.
+    the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. `plugins` take part in its turns. A turn ends
+    after `max_iterations` model calls or `max_turn_seconds`. `compact` are functions that are asked in order what a
+    session goes on with that has grown long, by the command `compact_session`, or by itself after a turn whose last
+    prompt took more than `compact_above_tokens`.
     """
 
     name: str
@@ -40,6 +44,9 @@ class Agent:
     fallbacks: Sequence[str] = ()
     output_type: JsonValue = None
     plugins: Sequence[Plugin] = ()
+    compact: Compactor | Sequence[Compactor] = ()
+    compact_above_tokens: int | None = None
+    _compactors: tuple[Compactor, ...] = field(init=False, repr=False, compare=False)
     _output: OutputType | None = field(init=False, repr=False, compare=False)
     _snapshot: AgentSnapshot = field(init=False, repr=False, compare=False)
 
@@ -48,7 +55,12 @@ class Agent:
         self._check_instructions()
         if not isinstance(self.options, ModelOptions):
             raise ConfigurationError(f"agent {self.name!r}: options must be ModelOptions(...), not {self.options!r}")
-        for limit in ("max_iterations", "max_turn_seconds"):
+        object.__setattr__(self, "_compactors", checked_compactors(f"agent {self.name!r}", self.compact))
+        if self.compact_above_tokens is not None and not self._compactors:
+            raise ConfigurationError(f"agent {self.name!r}: compact_above_tokens needs compact=, which says how")
+        limits = ["max_iterations", "max_turn_seconds"]
+        limits += [] if self.compact_above_tokens is None else ["compact_above_tokens"]
+        for limit in limits:
             value = getattr(self, limit)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigurationError(
@@ -93,6 +105,10 @@ class Agent:
         if self._output is None:
             raise ConfigurationError(f"agent {self.name!r}: it has no output_type to judge an answer by")
         return self._output.check(text)
+
+    def compacted(self, context: CompactionContext) -> tuple[Seed, ...]:
+        """What the session goes on with; empty if no compactor has anything to say. What one raises comes through."""
+        return compacted(self._compactors, context)
 
     def tool(self, name: str) -> Tool[..., object] | None:
         return next((tool for tool in self.tools if tool.name == name), None)
