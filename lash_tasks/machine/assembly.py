@@ -12,6 +12,7 @@ from lash_tasks.domain.ids import BatchId, NodeId
 from lash_tasks.domain.messages import Message, Role, ToolStatus, text_of
 from lash_tasks.domain.sessions import Node, chain
 from lash_tasks.domain.turns import (
+    MAX_ATTEMPTS,
     AgentFrameSwitch,
     AssembledTurn,
     AssistantOutput,
@@ -86,7 +87,7 @@ def assemble(
         token_usage=sum((entry.usage for entry in turn.usage), TokenUsage()),
         tool_calls=turn.calls,
         errors=issues,
-        attempt=attempt,
+        attempt=min(attempt, MAX_ATTEMPTS),  # the opening that buries a turn is no attempt at it
         output=turn.output if isinstance(outcome, Finished) else None,
     )
     return TurnResult(

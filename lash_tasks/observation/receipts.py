@@ -20,8 +20,6 @@ from lash_tasks.errors import InputCancelled, InputDeadLettered, NotFound, Resul
 from lash_tasks.observation.listening import Listener, Sources
 from lash_tasks.stores.protocols import LiveGap
 
-MAX_DEAD_LETTERS = 10_000
-
 
 class ReceiptState(StrEnum):
     QUEUED = "queued"
@@ -149,5 +147,5 @@ def _gone(sources: Sources, session_id: SessionId, otherwise: NotFound) -> NotFo
 
 
 def _reason(sources: Sources, session_id: SessionId, input_id: BatchId) -> str:
-    letters = sources.queue.dead(session_id, limit=MAX_DEAD_LETTERS)
-    return next((letter.reason for letter in letters if letter.batch_id == input_id), "unknown")
+    letter = sources.queue.dead_letter(session_id, input_id)
+    return "unknown" if letter is None else letter.reason

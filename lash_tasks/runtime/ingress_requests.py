@@ -110,6 +110,12 @@ def _is_deeper_than(limit: int, value: JsonValue) -> bool:
     return bool(level)
 
 
+def _key(value: str) -> str:
+    if value.startswith(("process:", "command:")):
+        raise ValueError("must not begin with 'process:' or 'command:', as keys of wakes and commands do")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, AfterValidator(_text)]
 Model = Annotated[str, AfterValidator(_model)]
@@ -148,7 +154,7 @@ class SendRequest(BaseModel):
     agent: Name
     text: Text | None = None
     input: _Input | None = None
-    idempotency_key: Name | None = None
+    idempotency_key: Annotated[Name, AfterValidator(_key)] | None = None
     context: Context | None = None
     model: Model | None = None
     when: Annotated[When, BeforeValidator(_when)] = When.QUEUE

@@ -72,6 +72,10 @@ class InputQueue(CallerQueue, Protocol):
         """Dead letters, newest first."""
         ...
 
+    def dead_letter(self, session_id: SessionId, batch_id: BatchId) -> DeadLetter | None:
+        """The dead letter of one batch, or None."""
+        ...
+
     def replay(self, batch_id: BatchId, new_id: BatchId) -> Enqueued | None:
         """Enqueue a dead batch's input again as `new_id` with `replay_of`; a second replay returns the first's.
 

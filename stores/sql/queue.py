@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, or_, select, text, update
 
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId, fence_scope
 from lash_tasks.domain.queue import (
@@ -267,16 +268,16 @@ class SqlInputQueue:
             return [batch_record(row) for row in connection.execute(query).mappings()]
 
     def dead(self, session_id: SessionId | None = None, limit: int = 200) -> list[DeadLetter]:
-        replays = batches.alias("replays")
-        query = (
-            select(dead_letters, replays.c.id.label("replayed_as"))
-            .outerjoin(replays, replays.c.replay_of == dead_letters.c.batch_id)
-            .where(*_of(session_id, dead_letters.c.session_id))
-            .order_by(dead_letters.c.died_at_ms.desc(), dead_letters.c.batch_id)
-            .limit(limit)
-        )
+        newest = (dead_letters.c.died_at_ms.desc(), dead_letters.c.batch_id)
+        query = _dead_letters().where(*_of(session_id, dead_letters.c.session_id)).order_by(*newest).limit(limit)
         with self._database.reading() as connection:
             return [_dead_letter(row) for row in connection.execute(query).mappings()]
+
+    def dead_letter(self, session_id: SessionId, batch_id: BatchId) -> DeadLetter | None:
+        query = _dead_letters().where(dead_letters.c.session_id == session_id, dead_letters.c.batch_id == batch_id)
+        with self._database.reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _dead_letter(row)
 
     # ------------------------------------------------------------ cancel, replay
 
@@ -356,6 +357,13 @@ def _session_of_dead(connection: Connection, batch_id: BatchId) -> SessionId | N
     if row is not None and row.deleted_at_ms is not None:
         raise SessionDeleted(row.session_id)
     return None if row is None else SessionId(row.session_id)
+
+
+def _dead_letters() -> Select[Any]:
+    replays = batches.alias("replays")
+    return select(dead_letters, replays.c.id.label("replayed_as")).outerjoin(
+        replays, replays.c.replay_of == dead_letters.c.batch_id
+    )
 
 
 def _dead_letter(row: RowMapping) -> DeadLetter:

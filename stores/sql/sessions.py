@@ -27,7 +27,7 @@ from lash_tasks.domain.codec import decode
 from lash_tasks.domain.founding import CHILD_USAGE
 from lash_tasks.domain.ids import SessionId, TurnId, fence_scope
 from lash_tasks.domain.sessions import SessionHead, StoredNode
-from lash_tasks.domain.turns import AssembledTurn, TurnRecord, TurnStatus
+from lash_tasks.domain.turns import MAX_ATTEMPTS, AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
 from lash_tasks.errors import NotFound, SessionBusy
 from lash_tasks.stores.protocols import StoredState
@@ -230,7 +230,7 @@ def _turn(row: Row) -> TurnRecord:
         agent=row["agent"],
         agent_ref=row["agent_ref"],
         machine_version=row["machine_version"],
-        attempt=row["attempt"],
+        attempt=min(row["attempt"], MAX_ATTEMPTS),  # the opening that buries a turn is no attempt at it
         holder=row["holder"],
         admitted_at_ms=row["admitted_at_ms"],
         committed_at_ms=row["committed_at_ms"],

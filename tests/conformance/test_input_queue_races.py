@@ -21,7 +21,8 @@ from lash_tasks.stores.sql.queue import SqlInputQueue
 from tests.conformance.arrange import SESSION, Scene
 from tests.conformance.inputs import draft, serve, start_and_wait
 
-ROUNDS = 40
+ROUNDS = 340
+"""On three backends: about a thousand."""
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def other(scene: Scene, database_url: str) -> Iterator[Database]:
     database.close()
 
 
+@pytest.mark.shows("Q18")
 def test_fifty_senders_with_one_key_store_one_input_and_all_get_it(
     scene: Scene, queue: SqlInputQueue, other: Database
 ) -> None:
@@ -60,6 +62,7 @@ def test_fifty_senders_with_one_key_store_one_input_and_all_get_it(
     assert sum(answer.created for answer in answers) == 1
 
 
+@pytest.mark.shows("Q18")
 def test_a_thousand_senders_without_a_key_store_a_thousand_inputs(scene: Scene, queue: SqlInputQueue) -> None:
     with ThreadPoolExecutor(8) as senders:
         answers = list(senders.map(lambda _: queue.enqueue(draft()), range(1000)))
@@ -155,6 +158,7 @@ def test_a_cancel_that_meets_a_claim_waits_and_tells_what_became_of_it(
         assert scene.batch(sent.id) == (BatchState.CANCELLED, None)
 
 
+@pytest.mark.shows("Q31")
 def test_of_a_cancel_and_an_opening_exactly_one_wins(scene: Scene, queue: SqlInputQueue) -> None:
     wins = {"cancel": 0, "open": 0}
     with ThreadPoolExecutor(2) as pool:

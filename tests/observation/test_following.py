@@ -16,6 +16,7 @@ from lash_tasks.domain.turns import AssembledTurn
 from lash_tasks.errors import InvalidInput, SessionDeleted
 from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN
+from lash_tasks.runtime.ingress import CancelRequest
 from lash_tasks.stores.protocols import OpenedTurn
 from tests.scene import SESSION, Scene, Timeline
 
@@ -96,6 +97,24 @@ def test_each_committed_turn_comes_once_and_in_order(scene: Scene, clock: Timeli
         clock.after(number * 0.37, partial(scene.answer, str(number)))
     committed = [event for event in events(scene) if event.type is ActivityType.COMMITTED]
     assert told(committed) == [f"committed {number}" for number in range(1, 31)]
+
+
+def test_a_follower_hears_what_is_enqueued_and_cancelled(scene: Scene, clock: Timeline) -> None:
+    sent: list[str] = []
+    clock.after(0.1, lambda: sent.append(scene.send()))
+
+    def cancel() -> None:
+        scene.ingress.cancel(CancelRequest.parse({"session_id": SESSION, "input_id": sent[0]}))
+
+    clock.after(0.2, cancel)
+    clock.after(0.3, cancel)
+    clock.after(0.4, lambda: sent.append(scene.send()))
+    heard = [event for event in take(events(scene), 4) if event.type is ActivityType.QUEUE_CHANGED]
+    assert [event.data for event in heard] == [
+        {"kind": "enqueued", "batch_ids": sent[:1]},
+        {"kind": "cancelled", "batch_ids": sent[:1]},
+        {"kind": "enqueued", "batch_ids": sent[1:]},
+    ]
 
 
 def test_many_turns_that_nobody_announced_are_all_told(scene: Scene, clock: Timeline) -> None:

@@ -100,6 +100,26 @@ def test_the_result_is_there_as_soon_as_the_turn_is_announced(scene: Scene, cloc
     assert clock.now_ms() == began + 123
 
 
+@pytest.mark.shows("Q24")
+def test_a_wait_ends_with_the_commit_and_not_with_the_claim_with_a_cancel_and_for_an_unknown_input_at_once(
+    scene: Scene, clock: Timeline
+) -> None:
+    input_id = scene.send()
+    opened = scene.start()
+    with pytest.raises(ResultTimeout):
+        result(scene, input_id, timeout=30)
+    scene.commit(opened, "done")
+    assert result(scene, input_id, timeout=0).text == "done"
+    cancelled = scene.send()
+    clock.after(0.5, lambda: scene.queue.cancel(SESSION, cancelled))
+    with pytest.raises(InputCancelled):
+        result(scene, cancelled)
+    began = clock.now_ms()
+    with pytest.raises(NotFound):
+        result(scene, BatchId("unknown"))
+    assert clock.now_ms() == began
+
+
 def test_the_answer_to_a_later_input_is_not_taken_for_ours(scene: Scene, clock: Timeline) -> None:
     scene.send("first")
     second = scene.send("second")

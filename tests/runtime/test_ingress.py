@@ -32,6 +32,7 @@ PNG_TEXT = base64.b64encode(PNG).decode()
 GOOD: dict[str, Any] = {"session_id": "customer-7", "agent": "support", "text": "hello"}
 MERGE: dict[str, Any] = {"when": "merge", "merge_key": "g"}
 RULES = "must be 'queue', 'steer', 'interrupt', 'reject' or 'merge'"
+OUR_KEYS = "must not begin with 'process:' or 'command:', as keys of wakes and commands do"
 EMPTY = {"lash_batches": 0, "lash_blobs": 0, "lash_sessions": 0, "lash_turn_cancels": 0}
 
 
@@ -223,6 +224,8 @@ REFUSED: dict[str, tuple[dict[str, Any], ErrorCode, str, str]] = {
     ),
     "time with a fraction": ({"available_at_ms": 1.0}, INVALID, "available_at_ms", "must be an integer, not float"),
     "true for a time": ({"available_at_ms": True}, INVALID, "available_at_ms", "must be an integer, not bool"),
+    "a key of ours": ({"idempotency_key": "process:p:event:1:wake"}, INVALID, "idempotency_key", OUR_KEYS),
+    "a command's key": ({"idempotency_key": "command:reset_session:k"}, INVALID, "idempotency_key", OUR_KEYS),
     "unknown field": ({"priority": 1}, INVALID, "priority", "is not a known field"),
     "unknown field with a strange name": ({"x\n" * 100: 1}, INVALID, "x?" * 40 + "…", "is not a known field"),
 }
@@ -238,6 +241,18 @@ def test_a_bad_input_is_refused_by_field_and_nothing_is_stored(
     assert refusal.value.as_json() == {"code": code.value, "message": f"{field}: {problem}", "field": field}
     assert scene.stored() == EMPTY
     assert scene.doorbell.rung == []
+
+
+@pytest.mark.shows("Q20")
+@pytest.mark.parametrize("field", ["context", "input"])
+def test_a_live_object_is_refused_before_anything_is_stored(scene: Scene, field: str) -> None:
+    """A queue carries data: what lives in one process cannot wait for another."""
+    text = {"type": "text", "text": scene}
+    live = {"context": {"context": {"connection": scene.database}}, "input": image_input(text)}
+    with pytest.raises(InvalidInput) as refusal:
+        scene.ingress.accept(SendRequest.parse({**GOOD, **live[field]}))
+    assert refusal.value.field == {"context": "context", "input": "input.items[0].text"}[field]
+    assert scene.stored() == EMPTY
 
 
 def test_a_refusal_does_not_repeat_what_was_sent(scene: Scene) -> None:

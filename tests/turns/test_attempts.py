@@ -83,13 +83,15 @@ def assert_buried(stage: Stage, *inputs: BatchId) -> AssembledTurn:
 # ---------------------------------------------------------------- what is counted
 
 
+@pytest.mark.shows("Q27")
 def test_after_five_deaths_without_progress_the_input_is_a_dead_letter_and_the_next_one_runs(stage: Stage) -> None:
     stage.model = model = deadly("poison")
     poison = stage.send("poison")
     stage.send("behind")
     stage.run_all()
     assert model.asked["poison", False] == MAX_ATTEMPTS
-    assert_buried(stage, poison)
+    assert assert_buried(stage, poison).attempt == MAX_ATTEMPTS
+    assert [turn.attempt for turn in stage.turns()][:2] == [MAX_ATTEMPTS, 1]
     assert [text_of(message) for message in stage.messages()][:2] == ["poison", "behind"]
 
 

@@ -16,6 +16,8 @@ from lash_tasks.domain.messages import Role, TextPart, ToolResultPart, text_of, 
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import StopKind, stopped
 from lash_tasks.errors import SessionBusy
+from lash_tasks.observation.listening import Sources
+from lash_tasks.observation.receipts import read_status, wait_for_run
 from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.stores.sql import tables
@@ -77,6 +79,21 @@ def test_a_steer_enters_the_running_turn_after_its_round_of_tools_and_is_stored_
     assert steered.origin.source_key == "msg-2"
     assert {batch["turn_id"] for batch in batches(stage)} == {turn.turn_id}
     stage.assert_usable()
+
+
+@pytest.mark.parametrize("when", ["steer", "merge"])
+def test_the_receipts_of_inputs_that_share_a_turn_name_the_one_turn(stage: Stage, when: str) -> None:
+    key = {"merge_key": "m"} if when == "merge" else {}
+    inputs = [stage.send(text, when=when, **key) for text in ("a", "b")]
+    if when == "steer":
+        arriving(stage, lambda: inputs.append(stage.send("c", when=when)))
+    stage.run_all()
+    [turn] = stage.results()
+    with stage.reading() as stores:
+        sources = Sources(queue=stores.queue, sessions=stores.sessions, live=stores.live, clock=stage.clock)
+        for input_id in inputs:
+            assert str(read_status(sources, SESSION, input_id)) == f"committed({turn.turn_id})"
+            assert wait_for_run(sources, SESSION, input_id).final_turn.turn_id == turn.turn_id
 
 
 @pytest.mark.shows("P8", "P9")
@@ -158,9 +175,18 @@ def test_input_for_after_the_turn_is_not_seen_by_it_and_runs_next(stage: Stage) 
 @pytest.mark.shows("K8")
 def test_ten_inputs_that_come_during_a_turn_run_after_it_in_order_without_another_ring(stage: Stage) -> None:
     words = [f"{number}" for number in range(10)]
-    arriving(stage, lambda: [stage.send(word) for word in words])
+
+    def arrive() -> None:
+        for word in words:
+            stage.send(word)
+        stage.rings.sessions.clear()
+
+    arriving(stage, arrive)
     stage.send("go")
     stage.run()
+    while stage.rings.sessions:  # its worker's own, if it has stayed long enough
+        stage.rings.sessions.clear()
+        stage.run()
     answers = [turn.text for turn in stage.results()]
     assert answers == ["all is well", *map(ECHO, words)]
 

@@ -66,6 +66,7 @@ def test_an_image_reaches_the_endpoint_with_the_bytes_that_were_sent(stage: Stag
         assert endpoint.requests[1].body["messages"][1] == user
 
 
+@pytest.mark.shows("Q30")
 def test_an_image_reaches_a_provider_as_the_blob_that_was_sent(stage: Stage) -> None:
     seen: list[bytes] = []
 

@@ -15,6 +15,7 @@ from lash_tasks.domain.inputs import Blob, QueuedInput
 from lash_tasks.domain.messages import ImagePart, Message, Role, TextPart, text_of
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import StopKind, stopped
+from lash_tasks.errors import ErrorCode
 from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.providers.scripted import last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -123,6 +124,7 @@ def test_inputs_of_one_merge_key_join_together_and_an_exclusive_one_alone(stage:
     assert_joined(stage, "go", "one", "two", "You said: two", "and", "added")
 
 
+@pytest.mark.shows("Q30")
 def test_an_image_that_joins_reaches_the_model(stage: Stage) -> None:
     png = b"\x89PNG\r\n\x1a\nan image"
     image = ImagePart(blob_ref(png), "image/png", "photo")
@@ -139,6 +141,24 @@ def test_an_image_that_joins_reaches_the_model(stage: Stage) -> None:
     stage.answer("wait")
     assert loaded == [png]
     assert_joined(stage, "wait", "waited", "and", "added")
+
+
+@pytest.mark.shows("Q28")
+def test_an_image_that_is_not_there_ends_the_turn_with_a_record_and_is_not_delivered_again(stage: Stage) -> None:
+    """The door refuses such input; this one lost its blob later."""
+    model = acted(stage)
+    gone = ImagePart(blob_ref(b"gone"), "image/png", "photo")
+    stage.inject("see", payload=encode(QueuedInput, QueuedInput(AGENT, (gone, TextPart("see")))))
+    stage.inject("wait", early=False)
+    stage.run_all()
+    first, second = stage.results()
+    assert (first.outcome, [issue.code for issue in first.errors]) == (
+        stopped(StopKind.INVALID_INPUT),
+        [ErrorCode.INVALID_TURN_INPUT],
+    )
+    assert second.text == "waited"
+    assert set(stage.states().values()) == {BatchState.CONSUMED}
+    assert model.asked.total() == 1
 
 
 def test_input_of_the_same_context_joins(stage: Stage) -> None:
@@ -224,6 +244,7 @@ def test_input_does_not_join_a_turn_that_has_no_iteration_left_to_answer_it(stag
 # ---------------------------------------------------------------- deaths
 
 
+@pytest.mark.shows("P14")
 @pytest.mark.parametrize("point", [CrashPoint.AFTER_CHECKPOINT, CrashPoint.BEFORE_COMMIT])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_input_that_joined_stays_with_its_turn_through_a_death(stage: Stage, point: CrashPoint, count: int) -> None:

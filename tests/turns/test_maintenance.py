@@ -181,6 +181,64 @@ def test_delayed_input_is_rung_for_when_it_is_due(stage: Stage, passes: Maintena
     assert (passes.wake_due(), passes.sweep()) == (0, 1), "what has been due for long is the sweep's"
 
 
+@pytest.mark.shows("K9")
+def test_a_delayed_input_runs_within_a_sweep_of_its_time_without_any_call_also_behind_another_one(
+    stage: Stage, passes: Maintenance, clock: FakeClock
+) -> None:
+    """The second of the two becomes due while the passes keep still about the first."""
+    for seconds in (2, 4):
+        stage.send(f"after {seconds}", available_at_ms=clock.now_ms() + seconds * 1000)
+    answered = []
+    for _ in range(6):
+        clock.advance(1)
+        if passes.wake_due():
+            stage.run()
+        answered.append([turn.text for turn in stage.results()])
+    first, second = "You said: after 2", "You said: after 4"
+    assert answered == [[], [first], [first], [first, second], [first, second], [first, second]]
+
+
+def test_input_that_merges_is_rung_for_when_it_has_been_quiet(
+    stage: Stage, passes: Maintenance, clock: FakeClock
+) -> None:
+    for text in ("a", "b", "c"):
+        stage.send(text, when="merge", merge_key="m", quiet_ms=2000)
+        clock.advance(1.5)
+        assert (passes.wake_due(), passes.sweep()) == (0, 0)
+    assert stage.run() is RunVerdict.NOTHING
+    clock.advance(0.5)
+    assert (passes.wake_due(), passes.wake_due()) == (1, 0)
+    stage.run()
+    [turn] = stage.results()
+    assert turn.text == "You said: c"
+    assert len(stage.messages()) == 4
+
+
+def test_input_that_keeps_coming_is_taken_after_ten_quiet_periods(
+    stage: Stage, passes: Maintenance, clock: FakeClock
+) -> None:
+    rung = []
+    for number in range(1, 26):
+        stage.send(f"{number}", when="merge", merge_key="m", quiet_ms=1000)
+        clock.advance(0.5)
+        rung.append(passes.wake_due())
+    assert rung == [0] * 19 + [1] + [0] * 5
+    assert stage.rings.sessions == [SESSION]
+    stage.run()
+    assert stage.last().text == "You said: 25"
+
+
+def test_while_input_waits_for_quiet_other_input_goes_before_it(stage: Stage, clock: FakeClock) -> None:
+    stage.send("a", when="merge", merge_key="m", quiet_ms=2000)
+    stage.send("now")
+    stage.run()
+    assert stage.last().text == "You said: now"
+    assert stage.run() is RunVerdict.NOTHING
+    clock.advance(2)
+    stage.run()
+    assert stage.last().text == "You said: a"
+
+
 def test_input_that_was_not_delayed_is_not_woken(stage: Stage, passes: Maintenance, clock: FakeClock) -> None:
     sent(stage, "now")
     clock.advance(0.5)

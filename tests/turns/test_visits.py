@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -37,6 +39,30 @@ def send(stage: Stage, *texts: str) -> None:
     for text in texts:
         stage.send(text)
     stage.rings.sessions.clear()
+
+
+@pytest.mark.shows("K11")
+def test_a_doorbell_for_nothing_leaves_the_lease_free(stage: Stage) -> None:
+    with stage.worker() as parts:
+        assert parts.running.sessions.run(SESSION) is RunVerdict.NOTHING
+        assert parts.stores.leases.acquire(fence_scope(SESSION), THEIRS, 1000)
+    assert stage.turns() == []
+
+
+@pytest.mark.shows("K10")
+def test_doubled_and_late_doorbells_of_many_workers_give_each_input_one_turn(stage: Stage) -> None:
+    stage.shared = open_memory_stores(clock=stage.clock)
+    send(stage, *(f"{number}" for number in range(5)))
+    with stage.worker() as one, stage.worker() as other, ThreadPoolExecutor(20) as threads:
+        together = threading.Barrier(20)
+
+        def answer(number: int) -> RunVerdict:
+            together.wait(20)
+            return (one, other)[number % 2].running.sessions.run(SESSION)
+
+        list(threads.map(answer, range(20)))
+    stage.run_all()
+    assert [turn.text for turn in stage.results()] == [f"You said: {number}" for number in range(5)]
 
 
 def test_what_is_waiting_is_answered_in_one_visit(stage: Stage) -> None:
