@@ -148,6 +148,7 @@ def test_transforms_run_by_priority_each_on_what_the_one_before_has_left(stage: 
     assert model.requests[0].system == "Answer.\n\nhigh\n\nlow"
 
 
+@pytest.mark.raises_code("context_prepare_turn")
 def test_a_prompt_that_no_model_takes_ends_the_turn(stage: Stage) -> None:
     class Careless(Plugin):
         id = "careless"
@@ -232,6 +233,7 @@ def test_a_message_that_is_put_in_after_the_turn_is_stored_once_behind_the_answe
     assert summary.token_usage == turn.token_usage
 
 
+@pytest.mark.raises_code("plugin_finalize_turn")
 @pytest.mark.shows("P15")
 @pytest.mark.parametrize("does", [refuses, raises])
 def test_a_turn_that_has_ended_cannot_be_aborted_and_its_input_is_consumed(stage: Stage, does: Does) -> None:
@@ -297,7 +299,12 @@ def test_a_plugin_may_send_when_the_turn_is_committed_because_its_session_is_fre
     [
         (Hook.PREPARE_CONTEXT, "context_prepare_turn", ["Hello"]),
         (Hook.BEFORE_TURN, "plugin_prepare_turn", ["Hello"]),
-        (Hook.AT_CHECKPOINT, "plugin_checkpoint", ["Hello", "You said: Hello"]),
+        pytest.param(
+            Hook.AT_CHECKPOINT,
+            "plugin_checkpoint",
+            ["Hello", "You said: Hello"],
+            marks=pytest.mark.raises_code("plugin_checkpoint"),
+        ),
         (Hook.AFTER_TURN, "plugin_finalize_turn", ["Hello", "You said: Hello"]),
     ],
 )
@@ -316,6 +323,7 @@ def test_a_hook_that_raises_ends_the_turn_with_the_code_of_its_phase(
     stage.assert_usable()
 
 
+@pytest.mark.raises_code("plugin_prepare_turn")
 def test_what_is_no_directive_is_refused(stage: Stage) -> None:
     def odd(ctx: HookContext) -> Any:
         return "stop"

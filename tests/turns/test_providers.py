@@ -9,6 +9,8 @@ from pydantic import SecretStr
 
 from lash_tasks import ModelOptions, OpenAI, ToolContext, TurnContext, tool
 from lash_tasks.domain.codec import JsonObject
+from lash_tasks.domain.ids import blob_ref
+from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import StopKind, stopped
 from lash_tasks.errors import ConfigurationError, LashError, NotFound, StoreUnavailable
 from lash_tasks.ports import Interrupt, ModelCall
@@ -118,21 +120,37 @@ def test_a_key_that_is_missing_ends_the_turn_with_its_name(stage: Stage) -> None
 
 @pytest.mark.raises_code("attachment_resolution_failed")
 @pytest.mark.parametrize("model", ["vllm:small", "claude:small"])
-def test_an_attachment_that_is_gone_is_a_recorded_failure(stage: Stage, model: str) -> None:
+def test_an_attachment_of_the_past_that_is_gone_is_a_recorded_failure(stage: Stage, model: str) -> None:
     items = [{"type": "text", "text": "what is it?"}, {"type": "image_ref", "id": "photo"}]
+    stage.send(None, input={"items": items, "image_blobs": {"photo": PNG}})
+    stage.run_all()
     with ModelEndpoint() as endpoint:
         stage.providers = {
             "vllm": OpenAI(base_url=endpoint.base_url),
             "claude": Anthropic(base_url=messages.base_url(endpoint)),
         }
         stage.agents = [agent(model=model)]
-        stage.send(None, input={"items": items, "image_blobs": {"photo": PNG}})
-        assert stage.execute("DELETE FROM lash_blobs") == 1
-        stage.run_all()
+        assert stage.execute("DELETE FROM lash_blobs WHERE ref = :ref", ref=blob_ref(PNG)) == 1
+        turn = stage.answer("and now?")
         assert endpoint.requests == []
-    turn = stage.last()
     assert [issue.code for issue in turn.errors] == ["attachment_resolution_failed"]
     assert (turn.outcome, turn.attempt) == (stopped(StopKind.PROVIDER_ERROR), 1)
+
+
+@pytest.mark.shows("P6", "Q28")
+@pytest.mark.raises_code("invalid_turn_input")
+def test_input_whose_image_nobody_has_is_consumed_with_a_record_and_asks_no_model(stage: Stage) -> None:
+    stage.model = model = Model()
+    items = [{"type": "text", "text": "what is it?"}, {"type": "image_ref", "id": "photo"}]
+    batch_id = stage.send(None, input={"items": items, "image_blobs": {"photo": PNG}})
+    assert stage.execute("DELETE FROM lash_blobs WHERE ref = :ref", ref=blob_ref(PNG)) == 1
+    stage.run_all()
+
+    turn = stage.last()
+    assert turn.outcome == stopped(StopKind.INVALID_INPUT)
+    assert [issue.code for issue in turn.errors] == ["invalid_turn_input"]
+    assert stage.states() == {batch_id: BatchState.CONSUMED}
+    assert model.asked.total() == 0
 
 
 @pytest.mark.parametrize("error", [NotFound("order", "12"), ConfigurationError("no such thing")])
