@@ -47,8 +47,8 @@ class FrameOpening:
 class PathChange:
     """Another path is shown from the next turn on. What is no longer on it stays stored.
 
-    With `leaf` the session goes on from that node; None shows nothing, as if the session began anew. Nodes of the same
-    commit are not on the new path.
+    With `leaf` the session goes on from that node, and in its frame; None shows nothing, as if the session began anew.
+    Nodes of the same commit are not on the new path.
     """
 
     leaf: Place | None

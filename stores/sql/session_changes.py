@@ -44,13 +44,16 @@ _BEGIN_ANEW = PortableStatement.of("""
 UPDATE lash_sessions SET path_revision = :revision, visible_from = :visible_from, branched = false,
   leaf_revision = NULL, leaf_ordinal = NULL
 WHERE id = :session_id RETURNING id""")
-_BRANCH = PortableStatement.of("""
+_BRANCH = PortableStatement.of(
+    """
 UPDATE lash_sessions SET path_revision = :revision, visible_from = 0, branched = true,
-  leaf_revision = :leaf_revision, leaf_ordinal = :leaf_ordinal
-WHERE id = :session_id AND EXISTS (
-  SELECT 1 FROM lash_nodes n WHERE n.session_id = :session_id AND n.revision = :leaf_revision
-    AND n.ordinal = :leaf_ordinal AND n.tombstoned_at_ms IS NULL)
-RETURNING id""")
+  leaf_revision = :leaf_revision, leaf_ordinal = :leaf_ordinal, frame_id = (SELECT n.frame_id FROM lash_nodes n {at})
+WHERE id = :session_id AND EXISTS (SELECT 1 FROM lash_nodes n {at})
+RETURNING id""".format(
+        at="WHERE n.session_id = :session_id AND n.revision = :leaf_revision AND n.ordinal = :leaf_ordinal"
+        " AND n.tombstoned_at_ms IS NULL"
+    )
+)
 _THERE = """
 SELECT n.node_id, n.kind, n.message, n.tombstoned_at_ms FROM lash_nodes n
 WHERE n.session_id = :session_id AND n.revision < :revision AND n.node_id IN (SELECT given.value FROM {ids})"""

@@ -9,12 +9,21 @@ from lash_tasks.domain.frames import initial_frame_id
 from lash_tasks.domain.ids import MessageId, NodeId, SessionId
 from lash_tasks.domain.messages import Message, Origin, Role, TextPart
 from lash_tasks.domain.sessions import Node, Place, Record, StoredNode, chain, graft, transcript
-from lash_tasks.stores.protocols import CommitRefused, Committed, FrameOpening, OpenedTurn, PathChange, TurnCommit
+from lash_tasks.stores.protocols import (
+    CommitRefused,
+    Committed,
+    FrameOpening,
+    OpenedTurn,
+    PathChange,
+    Pruning,
+    TurnCommit,
+)
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.frames import SqlFrameStore
 from lash_tasks.stores.sql.graph import SqlGraphStore
 from lash_tasks.stores.sql.sessions import SqlSessionStore
+from lash_tasks.stores.sql.work import SqlWorkStore
 from tests.conformance.arrange import SESSION, Scene, turn_commit
 
 NOTE = Record("protocol", "notes", {"n": 1})
@@ -171,6 +180,17 @@ def test_each_frame_reads_its_own_nodes(story: Story) -> None:
     assert story.frames.history(SessionId("nobody"), "f2") == []
 
 
+def test_a_branch_to_a_node_of_an_earlier_frame_goes_on_in_that_frame(story: Story) -> None:
+    story.say("old", "older")
+    seed = Node(NodeId("seed"), NodeId("older"), message("seed"), "f2")
+    frame = FrameOpening(frame_id="f2", previous_id=None, reason="compaction", assignment="{}", nodes=(seed,))
+    story.commit(after="older", frame=frame)
+    story.branch("old")
+    assert story.turn().frame_id is None
+    assert ids(story.sessions.history(SESSION)) == ["old"]
+    assert ids(story.frames.history(SESSION, "f2")) == ["seed"]
+
+
 # ---------------------------------------------------------------- ids, records, what is not kept
 
 
@@ -304,6 +324,22 @@ def test_what_is_removed_leaves_the_rest_of_its_branch_together(story: Story, hi
     assert story.store.vacuum(SESSION) == len(hidden)
     assert story.path() == left
     assert story.path("aside") == [*(name for name in ("a", "b", "c") if name not in hidden), "aside"]
+
+
+def test_pruning_removes_what_was_hidden_long_ago_up_to_its_bound(story: Story) -> None:
+    work, pruning = SqlWorkStore(story.scene.database), Pruning(keys_after_ms=10_000, workers_after_ms=2**40)
+    story.say("a", "b", "c", "d")
+    story.branch("d")
+    story.store.tombstone(SESSION, [NodeId("b"), NodeId("c")])
+    story.scene.clock.advance(10)
+    story.store.tombstone(SESSION, [NodeId("a")])
+    assert work.prune(pruning) == 0
+    story.scene.clock.advance(0.001)
+    left = [story.scene.count(tables.nodes)]
+    while work.prune(pruning, limit=1):
+        left.append(story.scene.count(tables.nodes))
+    assert sorted(set(left), reverse=True) == [4, 3, 2]
+    assert story.path() == ["d"]
 
 
 # ---------------------------------------------------------------- growth

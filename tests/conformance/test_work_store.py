@@ -494,3 +494,21 @@ def test_workers_that_were_not_seen_for_long_go(scene: Scene, work: SqlWorkStore
     scene.beat(BOB, ago_ms=KEEP.workers_after_ms + 1)
     assert work.prune(KEEP) == 1
     assert [row["id"] for row in scene.rows(tables.workers)] == [ALICE]
+
+
+def test_of_an_agent_the_newest_the_served_and_the_pinned_version_stay(scene: Scene, work: SqlWorkStore) -> None:
+    for ref in ("old", "served", "pinned"):
+        row = {"name": "support", "ref": ref, "snapshot": b"", "seen_at_ms": 1}
+        with scene.database.transaction() as connection:
+            connection.execute(insert(tables.agents).values(row))
+    scene.beat(ALICE)
+    with scene.database.transaction() as connection:
+        connection.execute(update(tables.workers).values(agents='{"support":"served"}'))
+    scene.send()
+    scene.open(agents={"support": "pinned"})
+    recently = Pruning(keys_after_ms=scene.clock.now_ms() - 1, workers_after_ms=2**40)
+    assert work.prune(recently) == 0
+    scene.clock.advance(1)
+    assert work.prune(recently) == 1
+    kept = {(row["name"], row["ref"] if row["snapshot"] == b"" else "newest") for row in scene.rows(tables.agents)}
+    assert kept == {("support", "served"), ("support", "pinned"), ("support", "newest"), ("sales", "newest")}

@@ -8,12 +8,13 @@ import logging
 import pytest
 from pydantic import SecretStr
 
+from lash_tasks.domain.ids import blob_ref
 from lash_tasks.domain.messages import ImagePart
 from lash_tasks.domain.turns import StopKind, stopped
 from lash_tasks.ports import Interrupt, ModelCall
 from tests.endpoint import ModelEndpoint, error_reply, last_user_text, text_reply
 from tests.turns.models import Model
-from tests.turns.stage import Stage, agent
+from tests.turns.stage import SESSION, Stage, agent
 
 KEY = "sk-test-sentinel-key"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
@@ -80,3 +81,5 @@ def test_an_image_reaches_a_provider_as_the_blob_that_was_sent(stage: Stage) -> 
     stage.answer(None, input={"items": items, "image_blobs": {"a": PNG, "b": other}})
     assert seen == [PNG, other, PNG]
     stage.assert_usable()
+    with stage.reading() as stores:
+        assert stores.attachments.committed(SESSION) == sorted((blob_ref(PNG), blob_ref(other)))
