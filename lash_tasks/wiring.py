@@ -119,7 +119,11 @@ def client_parts(
         doorbell=doorbell,
         ingress=open_ingress(settings, stores, doorbell, clock),
         registrar=Registrar(
-            registry=stores.registry, sessions=stores.sessions, fleet=stores.fleet, new_session_id=new_session_id
+            registry=stores.registry,
+            sessions=stores.sessions,
+            fleet=stores.fleet,
+            new_session_id=new_session_id,
+            max_payload_bytes=settings.max_payload_bytes,
         ),
         clock=clock,
         in_worker=_in_worker,

@@ -97,11 +97,13 @@ class Ingress:
         if agent is None:
             raise InvalidInput("agent", "is required: no input and no turn says which agent the session has")
         arguments = plain_arguments(request.arguments)
+        payload = encode(QueuedCommand, QueuedCommand(agent, request.kind, arguments))
+        self._refuse_above_limit("arguments", len(payload))
         draft = BatchDraft(
             id=BatchId(self.new_id()),
             session_id=session_id,
             agent=agent,
-            payload=encode(QueuedCommand, QueuedCommand(agent, request.kind, arguments)),
+            payload=payload,
             input_digest=command_digest(request.kind, arguments),
             context_digest=context_digest(None),
             source_key=command_source_key(request.kind, key),
@@ -197,5 +199,8 @@ class Ingress:
         size = sum(
             len((item.id if isinstance(item, ImageRefItem) else item.text).encode()) for item in turn_input.items
         ) + sum(len(content) for content in turn_input.image_blobs.values())
+        self._refuse_above_limit(field, size)
+
+    def _refuse_above_limit(self, field: str, size: int) -> None:
         if size > self.max_payload_bytes:
             raise PayloadTooLarge(field, size, self.max_payload_bytes)

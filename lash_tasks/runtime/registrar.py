@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import JsonObject
-from lash_tasks.domain.founding import NewSession, Preview, rfc3339
+from lash_tasks.domain.codec import JsonObject, canonical, encode
+from lash_tasks.domain.founding import NewSession, Preview, rfc3339, seeded_messages
 from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.messages import Message
 from lash_tasks.domain.policies import SessionPolicy, policy_of
 from lash_tasks.domain.sessions import SessionHead
-from lash_tasks.errors import NotFound, SessionAlreadyExists, SessionDeleted, SessionMismatch
+from lash_tasks.errors import NotFound, PayloadTooLarge, SessionAlreadyExists, SessionDeleted, SessionMismatch
 from lash_tasks.stores.protocols import Fleet, SessionRegistry, SessionStore
 
 
@@ -68,9 +69,11 @@ class Registrar:
     sessions: SessionStore
     fleet: Fleet
     new_session_id: Callable[[], str]
+    max_payload_bytes: int
 
     def create(self, new: NewSession) -> SessionInfo:
-        """What `SessionRegistry.create` does."""
+        """What `SessionRegistry.create` does; PayloadTooLarge for a session that begins with more than an input may."""
+        self._check_size(new)
         return self._shown(self.registry.create(new))
 
     def begin_anew(self, new: NewSession, expected_revision: int | None) -> SessionInfo:
@@ -81,6 +84,7 @@ class Registrar:
                 return self.create(new)
             except SessionAlreadyExists:
                 head = self._there(new.session_id)
+        self._check_size(new)
         revision = head.head_revision if expected_revision is None else expected_revision
         return self._shown(self.registry.begin_anew(new, revision))
 
@@ -109,6 +113,15 @@ class Registrar:
 
     def _shown(self, head: SessionHead) -> SessionInfo:
         return self.show_all([head])[0]
+
+    def _check_size(self, new: NewSession) -> None:
+        sizes = {
+            "spec": len(canonical(new.spec.as_json())),
+            "initial_messages": sum(len(encode(Message, message)) for message in seeded_messages(new.seeds)),
+        }
+        for field, size in sizes.items():
+            if size > self.max_payload_bytes:
+                raise PayloadTooLarge(field, size, self.max_payload_bytes)
 
     def _there(self, session_id: SessionId) -> SessionHead:
         head = self.sessions.head(session_id)

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
-from lash_tasks import tool
+from lash_tasks import SwitchFrame, tool
 from lash_tasks.domain.ids import BatchId
 from lash_tasks.domain.messages import TextPart, text_of
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import MAX_ATTEMPTS, Finished, outcome_kind
 from lash_tasks.domain.wakes import QueuedWake
-from lash_tasks.errors import BlankCommandKey, ErrorCode, IdempotencyConflict, InvalidInput, LashError, SessionDeleted
+from lash_tasks.errors import (
+    BlankCommandKey,
+    ErrorCode,
+    IdempotencyConflict,
+    InvalidInput,
+    LashError,
+    PayloadTooLarge,
+    SessionDeleted,
+)
 from lash_tasks.machine.requests import ModelRequest
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.ingress import CommandRequest
@@ -91,6 +99,19 @@ def test_a_bad_command_is_refused_by_its_field(stage: Stage, kind: str, argument
     with pytest.raises(InvalidInput) as refused:
         order(stage, kind, **arguments)
     assert refused.value.field == field
+    assert stage.rows(tables.batches) == []
+
+
+def test_a_command_may_be_no_larger_than_an_input(stage: Stage) -> None:
+    """One of 20 MB got in, and every later turn of its session read it."""
+    words = "x" * stage.settings.max_payload_bytes
+    for kind, arguments in (
+        ("append_session_nodes", {"nodes": [words]}),
+        ("configure_session", {"spec": {"options": {"extra": {"words": words}}}}),
+    ):
+        with pytest.raises(PayloadTooLarge) as refused:
+            order(stage, kind, **arguments)
+        assert refused.value.field == "arguments"
     assert stage.rows(tables.batches) == []
 
 
@@ -274,6 +295,26 @@ def test_a_branch_to_a_node_that_is_not_there_is_said_and_changes_nothing(stage:
     assert (turn.ok, [issue.code for issue in turn.errors]) == (False, [ErrorCode.NOT_FOUND])
     assert set(stage.states().values()) == {BatchState.CONSUMED}
     assert shown(stage) == ["one", "You said: one"]
+
+
+def test_a_branch_to_a_node_of_a_frame_that_was_left_is_said_and_changes_nothing(stage: Stage) -> None:
+    """The session went to the node and stayed in its frame, in which no node of the way to it lies. It showed nothing
+    any more, and what was said next hung from nowhere."""
+
+    @tool
+    def move() -> SwitchFrame:
+        """Go on elsewhere."""
+        return SwitchFrame("the task")
+
+    stage.agents = [agent(move)]
+    stage.model = Model(script({"go": [calls(("move", ""))]}))
+    stage.answer("one")
+    stage.answer("go")
+    order(stage, "branch_to_node", node_id="m1.0")
+    stage.run_all()
+    turn = stage.last()
+    assert (turn.ok, [issue.code for issue in turn.errors]) == (False, [ErrorCode.FRAME_SUPERSEDED])
+    assert shown(stage) == ["the task", "You said: the task"]
 
 
 @pytest.mark.shows("G8")

@@ -1,0 +1,32 @@
+"""What the registrar refuses before a session comes to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lash_tasks import Client, Settings
+from lash_tasks.errors import PayloadTooLarge
+from lash_tasks.stores.sql import schema
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("initial_messages", {"initial_messages": ["word " * 150, "word " * 150]}),
+        ("spec", {"spec": {"options": {"extra": {"words": "word " * 300}}}}),
+    ],
+)
+def test_a_session_may_begin_with_no_more_than_an_input_holds(
+    sqlite_url: str, fresh: bool, field: str, given: dict[str, Any]
+) -> None:
+    schema.upgrade(sqlite_url)
+    with Client(Settings(database_url=sqlite_url, max_payload_bytes=1024)) as client:
+        with pytest.raises(PayloadTooLarge) as refused:
+            client.create_session("s", fresh=fresh, **given)
+        assert refused.value.field == field
+        assert client.create_session("s").revision == 0
+        with pytest.raises(PayloadTooLarge):
+            client.create_session("s", fresh=True, **given)
