@@ -82,11 +82,13 @@ class Plugin:
         here calls it no more."""
 
     def mutate_config(self, previous: JsonValue, proposed: JsonValue) -> JsonValue:
-        """The session's configuration is about to become `proposed`; give back what it shall become."""
+        """What the session says over its agent's policy is about to become `proposed`, an object as of `configure`;
+        give back what it shall become."""
         return proposed
 
     def config_changed(self, previous: JsonValue, current: JsonValue) -> None:
-        """The session's configuration has changed. What it raises is logged."""
+        """The policy that the session's turns go by has changed and is committed; both are whole policies. Best effort:
+        what it raises is logged."""
 
     def snapshot(self, memory: JsonValue) -> JsonValue:
         """`ctx.memory` as JSON, taken after each hook of a turn. Where it raises, the state before is kept."""

@@ -7,6 +7,7 @@ from a node that is not there, is said in the turn's errors and ends it; what fa
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -24,7 +25,7 @@ from lash_tasks.domain.commands import (
     SessionCommand,
 )
 from lash_tasks.domain.founding import seeded_messages
-from lash_tasks.domain.policies import policy_of, stored_spec
+from lash_tasks.domain.policies import NOTHING_SAID_OVER, SessionSpec, policy_of, read_spec, stored_spec
 from lash_tasks.domain.sessions import Node, graft
 from lash_tasks.domain.turns import (
     MAX_ATTEMPTS,
@@ -36,10 +37,12 @@ from lash_tasks.domain.turns import (
     outcome_kind,
     stopped,
 )
-from lash_tasks.errors import ErrorCode
+from lash_tasks.errors import ErrorCode, InvalidInput
 from lash_tasks.machine.assembly import TurnResult, assemble
 from lash_tasks.machine.projection import NOTHING_SAID
 from lash_tasks.machine.state import Turn
+from lash_tasks.plugins.configuration import announce_config, mutated_config
+from lash_tasks.plugins.plugin import Plugin
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.compaction import Compaction
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -114,7 +117,9 @@ class Commander:
         if not isinstance(verdict, Committed):
             return CommandedTurn(verdict, result, None)
         if applied.spec is not None:
-            live.emit(ActivityType.SESSION_CONFIG_CHANGED, **applied.output)
+            previous, current = applied.output["previous"], applied.output["current"]
+            live.emit(ActivityType.SESSION_CONFIG_CHANGED, previous=previous, current=current)
+            announce_config(self._plugins(opened), previous, current)
         warm = None if commit.moves_path else before.after(result, None, verdict.revision)
         return CommandedTurn(verdict, result, warm)
 
@@ -149,7 +154,7 @@ class Commander:
             case ResetSession():
                 return Applied(output=_reason(command.reason), path=PathChange(None))
             case ConfigureSession():
-                return _configured(opened, agent, command)
+                return self._configured(opened, agent, command)
             case BranchToNode():
                 return self._branched(opened, command)
             case AppendSessionNodes():
@@ -165,6 +170,30 @@ class Commander:
         frame = self.compaction.frame(opened, End(0, before.leaf), engagement)
         opened_frame = {} if frame is None else {"frame_id": frame.frame_id}
         return Applied(output={"opened": frame is not None, **opened_frame, **_reason(command.reason)}, frame=frame)
+
+    def _configured(self, opened: OpenedTurn, agent: AgentSnapshot, command: ConfigureSession) -> Applied:
+        former = stored_spec(opened.spec)
+        said = self._mutated(opened, former, command.spec.over(former))
+        output: JsonObject = {
+            "changed": said != former,
+            "previous": policy_of(agent, former).as_json(),
+            "current": policy_of(agent, said).as_json(),
+        }
+        return Applied(output=output, spec=SpecChange(said.stored()) if said != former else None)
+
+    def _mutated(self, opened: OpenedTurn, former: SessionSpec, said: SessionSpec) -> SessionSpec:
+        """What the agent's plugins make of it, each in its turn; what is no spec any more is passed over."""
+        for plugin in self._plugins(opened):
+            given = mutated_config([plugin], former.as_json(), said.as_json())
+            try:
+                said = read_spec(given).over(NOTHING_SAID_OVER)
+            except (InvalidInput, AttributeError):
+                log.exception("a plugin made a configuration that is none", extra={"plugin": plugin.id})
+        return said
+
+    def _plugins(self, opened: OpenedTurn) -> Sequence[Plugin]:
+        own = self.services.agents.get(opened.intent.agent)
+        return () if own is None else own.plugins
 
     def _branched(self, opened: OpenedTurn, command: BranchToNode) -> Applied:
         if command.node_id is None:
@@ -193,18 +222,6 @@ class Commander:
             "leaf_node_id": nodes[-1].node_id,
         }
         return Applied(output=output, nodes=nodes)
-
-
-def _configured(opened: OpenedTurn, agent: AgentSnapshot, command: ConfigureSession) -> Applied:
-    former = stored_spec(opened.spec)
-    said = command.spec.over(former)
-    previous, current = policy_of(agent, former), policy_of(agent, said)
-    output: JsonObject = {
-        "changed": said != former,
-        "previous": previous.as_json(),
-        "current": current.as_json(),
-    }
-    return Applied(output=output, spec=SpecChange(said.stored()) if said != former else None)
 
 
 def _refreshed(opened: OpenedTurn, agent: AgentSnapshot, command: RefreshToolCatalog) -> Applied:

@@ -225,6 +225,6 @@ def _shown(connection: Connection, session: Row) -> Sequence[Row]:
 def _copy_attachments(connection: Connection, source: SessionId, target: SessionId) -> None:
     columns = ["ref", "intent_at_ms", "committed_at_ms"]
     theirs = select(text(":target"), *(attachments.c[name] for name in columns)).where(
-        attachments.c.session_id == source
+        attachments.c.session_id == source, attachments.c.committed_at_ms.is_not(None)
     )
     connection.execute(insert(attachments).from_select(["session_id", *columns], theirs), {"target": target})

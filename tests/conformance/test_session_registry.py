@@ -11,7 +11,8 @@ from sqlalchemy import insert
 
 from lash_tasks.domain.founding import NewSession, Preview
 from lash_tasks.domain.frames import read_seeds
-from lash_tasks.domain.ids import ReplayKey, SessionId
+from lash_tasks.domain.ids import ReplayKey, SessionId, blob_ref
+from lash_tasks.domain.inputs import Blob
 from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.policies import read_spec
 from lash_tasks.domain.usage import TokenUsage, UsageEntry, UsageTotal
@@ -337,6 +338,21 @@ def test_a_session_is_not_deleted_while_its_turn_runs_if_so_wished(
     assert sessions.delete(SESSION, only_if_idle=True)
     with pytest.raises(SessionDeleted):
         SqlInputQueue(scene.database).enqueue(draft())
+
+
+def test_a_purge_takes_the_bytes_that_only_the_session_had(
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
+) -> None:
+    queue = SqlInputQueue(scene.database)
+    own, shared = (Blob(blob_ref(content), content) for content in (b"own", b"shared"))
+    queue.enqueue(draft(SESSION, blobs=(own, shared)))
+    queue.enqueue(draft(OTHER, blobs=(shared,)))
+    scene.clock.advance(1)
+    sessions.delete(SESSION, purge=True)
+    assert {row["ref"] for row in scene.rows(tables.blobs)} == {shared.ref}
+    scene.clock.advance(1)
+    sessions.delete(OTHER)
+    assert {row["ref"] for row in scene.rows(tables.blobs)} == {shared.ref}
 
 
 # ---------------------------------------------------------------- no session is another
