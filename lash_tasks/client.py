@@ -333,7 +333,7 @@ class Client:
     # ------------------------------------------------------------ the application
 
     def frames(self, session_id: str) -> list[FrameRecord]:
-        """The frames of a session, oldest first; the last is the one that it is in. None of an unknown session."""
+        """The frames of a session, oldest first; it is in the `active` one. None of an unknown session."""
         return self._parts.stores.frames.frames(SessionId(check_name("session_id", session_id)))
 
     def snapshot(self, session_id: str) -> SessionSnapshot:

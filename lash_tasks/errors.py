@@ -117,8 +117,7 @@ class ErrorCode(StrEnum):
     EMPTY_AGENT_FRAME_RUN = "empty_agent_frame_run"
     """A run without turns was asked for its final one."""
     FRAME_SUPERSEDED = "frame_superseded"
-    """A tool asked for a frame that was left before: the model is told; name a new frame, or none. Or a command asked
-    for a node in such a frame: name one of the current frame."""
+    """A tool asked for a frame that was left before. The model is told; name a new frame, or none."""
     TURN_TIME_EXCEEDED = "turn_time_exceeded"
     """The turn used up `max_turn_seconds`."""
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"

@@ -40,7 +40,7 @@ class FrameStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRecord:
-    """A frame as it is read. Exactly one of a session is active: the last one that was opened."""
+    """A frame as it is read. One of a session is active: the last one, unless a branch went back into another."""
 
     session_id: SessionId
     frame_id: str

@@ -201,9 +201,6 @@ class Commander:
         found = self.services.graph.node(opened.intent.session_id, command.node_id)
         if found is None:
             return _refused(ErrorCode.NOT_FOUND, f"there is no node {command.node_id!r} in the session")
-        if found.node.frame_id != opened.frame_id:
-            message = f"the node {command.node_id!r} lies in a frame that was left; name one of the current frame"
-            return _refused(ErrorCode.FRAME_SUPERSEDED, message)
         return Applied(output={"leaf_node_id": command.node_id}, path=PathChange(found.place))
 
     def _appended(self, opened: OpenedTurn, command: AppendSessionNodes, before: WarmSession) -> Applied:

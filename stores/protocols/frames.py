@@ -10,7 +10,7 @@ from lash_tasks.domain.sessions import StoredNode
 
 
 class FrameStore(Protocol):
-    """Every frame that a session ever had. A frame is never changed; the last one is the active one."""
+    """Every frame that a session ever had, never changed. The last one is active, until a branch goes back."""
 
     def frames(self, session_id: SessionId) -> list[FrameRecord]:
         """Oldest first, so the initial frame, which has no row, comes first. Empty for an unknown session."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lash_tasks import SwitchFrame, tool
+from lash_tasks.domain.frames import FrameStatus, initial_frame_id
 from lash_tasks.domain.ids import BatchId
 from lash_tasks.domain.messages import TextPart, text_of
 from lash_tasks.domain.queue import BatchState
@@ -333,7 +334,7 @@ def test_a_branch_to_a_node_that_is_not_there_is_said_and_changes_nothing(stage:
     assert shown(stage) == ["one", "You said: one"]
 
 
-def test_a_branch_to_a_node_of_a_frame_that_was_left_is_said_and_changes_nothing(stage: Stage) -> None:
+def test_a_branch_to_a_node_of_a_frame_that_was_left_goes_on_in_that_frame(stage: Stage) -> None:
     """The session went to the node and stayed in its frame, in which no node of the way to it lies. It showed nothing
     any more, and what was said next hung from nowhere."""
 
@@ -346,11 +347,14 @@ def test_a_branch_to_a_node_of_a_frame_that_was_left_is_said_and_changes_nothing
     stage.model = Model(script({"go": [calls(("move", ""))]}))
     stage.answer("one")
     stage.answer("go")
-    order(stage, "branch_to_node", node_id="m1.0")
+    order(stage, "branch_to_node", node_id="m1.1")
     stage.run_all()
-    turn = stage.last()
-    assert (turn.ok, [issue.code for issue in turn.errors]) == (False, [ErrorCode.FRAME_SUPERSEDED])
-    assert shown(stage) == ["the task", "You said: the task"]
+    assert shown(stage) == ["one", "You said: one"]
+    with stage.reading() as stores:
+        active = [frame.frame_id for frame in stores.frames.frames(SESSION) if frame.status is FrameStatus.ACTIVE]
+        assert active == [initial_frame_id(SESSION)]
+        path = [stored.node.node_id for stored in stores.graph.path(SESSION).nodes]
+    assert path[:2] == ["m1.0", "m1.1"]
 
 
 @pytest.mark.shows("G8")
