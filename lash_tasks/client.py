@@ -337,10 +337,15 @@ class Client:
         return self._parts.stores.frames.frames(SessionId(check_name("session_id", session_id)))
 
     def snapshot(self, session_id: str) -> SessionSnapshot:
-        """A session as it rests between two turns: frames, all nodes, usage. `as_json()` is plain JSON. NotFound."""
+        """A session as it rests between two turns: policy, frames, all nodes, usage, states. `as_json()` is plain JSON.
+
+        NotFound, SessionDeleted.
+        """
         stores = self._parts.stores
         sources = SnapshotSources(stores.sessions, stores.frames, stores.graph)
-        return take_snapshot(sources, SessionId(check_name("session_id", session_id)))
+        policy = self.session(session_id).policy
+        as_json = None if policy is None else policy.as_json()
+        return take_snapshot(sources, SessionId(check_name("session_id", session_id)), as_json)
 
     def agents(self) -> list[str]:
         """The names of the agents that workers have registered."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lash_tasks.domain.codec import JsonObject, to_json
 from lash_tasks.domain.frames import FrameRecord
-from lash_tasks.domain.ids import NodeId, SessionId
+from lash_tasks.domain.ids import BlobRef, NodeId, SessionId
 from lash_tasks.domain.sessions import Content
 from lash_tasks.domain.usage import PromptUsage, TokenLedgerEntry, TokenUsage
 
@@ -28,6 +28,15 @@ class SnapshotGraph:
     """The node that the session goes on from."""
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotState:
+    """A named state of the session, such as a plugin's. Its body is the blob `ref`."""
+
+    name: str
+    generation: int
+    ref: BlobRef
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSnapshot:
     """A session between two turns (sessions §4.1)."""
@@ -35,6 +44,9 @@ class SessionSnapshot:
     session_id: SessionId
     agent: str | None
     """Of the newest turn; None before the first."""
+    relation: JsonObject
+    policy: JsonObject | None
+    """What its turns go by; None as long as no agent is known."""
     turn_index: int
     agent_frames: tuple[FrameRecord, ...]
     """Oldest first."""
@@ -44,6 +56,7 @@ class SessionSnapshot:
     """Of the newest turn. What the session has used in all is in the ledger."""
     last_prompt_usage: PromptUsage | None
     token_ledger: tuple[TokenLedgerEntry, ...]
+    states: tuple[SnapshotState, ...]
 
     def as_json(self) -> JsonObject:
         """Plain JSON data; fields that are None are left out."""

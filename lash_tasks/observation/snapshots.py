@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.frames import FrameStatus, initial_frame_id, shown_frame_id
-from lash_tasks.domain.ids import SessionId
+from lash_tasks.domain.ids import SessionId, blob_ref
 from lash_tasks.domain.sessions import SessionHead, StoredNode
-from lash_tasks.domain.snapshots import SessionSnapshot, SnapshotGraph, SnapshotNode
+from lash_tasks.domain.snapshots import SessionSnapshot, SnapshotGraph, SnapshotNode, SnapshotState
 from lash_tasks.domain.usage import NO_USAGE, TokenLedgerEntry, prompt_usage
 from lash_tasks.errors import NotFound
 from lash_tasks.stores.protocols import FrameStore, GraphStore, SessionStore
@@ -23,14 +24,14 @@ class SnapshotSources:
     graph: GraphStore
 
 
-def take_snapshot(sources: SnapshotSources, session_id: SessionId) -> SessionSnapshot:
-    """The session as it stands between two commits. NotFound if it is unknown or deleted.
+def take_snapshot(sources: SnapshotSources, session_id: SessionId, policy: JsonObject | None = None) -> SessionSnapshot:
+    """The session as it stands between two commits, with the policy as given. NotFound if it is unknown or deleted.
 
     Of a session that commits while it is read the last look counts, whose parts may stem from two commits.
     """
     before = _head(sources, session_id)
     for _ in range(LOOKS):
-        snapshot = _read(sources, before)
+        snapshot = _read(sources, before, policy)
         after = _head(sources, session_id)
         if after.head_revision == before.head_revision:
             break
@@ -45,7 +46,7 @@ def _head(sources: SnapshotSources, session_id: SessionId) -> SessionHead:
     return head
 
 
-def _read(sources: SnapshotSources, head: SessionHead) -> SessionSnapshot:
+def _read(sources: SnapshotSources, head: SessionHead, policy: JsonObject | None) -> SessionSnapshot:
     session_id = head.session_id
     frames = sources.frames.frames(session_id)
     current = next((one.frame_id for one in frames if one.status is FrameStatus.ACTIVE), initial_frame_id(session_id))
@@ -55,6 +56,8 @@ def _read(sources: SnapshotSources, head: SessionHead) -> SessionSnapshot:
     return SessionSnapshot(
         session_id=session_id,
         agent=None if newest is None else newest.agent,
+        relation=head.relation,
+        policy=policy,
         turn_index=head.turn_index,
         agent_frames=tuple(frames),
         current_agent_frame_id=current,
@@ -63,6 +66,10 @@ def _read(sources: SnapshotSources, head: SessionHead) -> SessionSnapshot:
         last_prompt_usage=None if last is None else prompt_usage(last),
         token_ledger=tuple(
             TokenLedgerEntry(row.source, row.model, row.usage) for row in sources.sessions.usage(session_id)
+        ),
+        states=tuple(
+            SnapshotState(state.name, state.generation, blob_ref(state.body))
+            for state in sources.sessions.states(session_id)
         ),
     )
 

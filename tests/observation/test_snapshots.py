@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import insert
 
 from lash_tasks.domain.codec import JsonValue, canonical, parse
 from lash_tasks.domain.frames import FrameSwitch, initial_frame_id, read_seeds
-from lash_tasks.domain.ids import ReplayKey, SessionId
+from lash_tasks.domain.ids import ReplayKey, SessionId, blob_ref
 from lash_tasks.domain.sessions import SessionHead
 from lash_tasks.domain.snapshots import SessionSnapshot
 from lash_tasks.domain.usage import TokenLedgerEntry, TokenUsage, UsageEntry
 from lash_tasks.errors import NotFound
 from lash_tasks.observation.snapshots import SnapshotSources, take_snapshot
+from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.graph import SqlGraphStore
 from tests.scene import SESSION, Scene
 
@@ -34,7 +36,7 @@ def sources(scene: Scene) -> SnapshotSources:
 
 
 def snapshot(scene: Scene) -> SessionSnapshot:
-    return take_snapshot(sources(scene), SESSION)
+    return take_snapshot(sources(scene), SESSION, {"model": "scripted:small"})
 
 
 def keys(value: JsonValue) -> Iterator[str]:
@@ -59,13 +61,25 @@ def switched(scene: Scene) -> Scene:
     return scene
 
 
+def remember(scene: Scene, body: bytes) -> None:
+    """Leave the state of a plugin behind, as a turn's commit does."""
+    ref = blob_ref(body)
+    with scene.database.transaction() as connection:
+        connection.execute(insert(tables.blobs).values(ref=ref, content=body))
+        state = {"session_id": SESSION, "name": "plugin:watch", "generation": 3, "ref": ref}
+        connection.execute(insert(tables.states).values(**state))
+
+
 @pytest.mark.shows("C1")
 def test_it_carries_nothing_that_only_a_running_worker_knows(switched: Scene) -> None:
+    remember(switched, b"the body")
     data = snapshot(switched).as_json()
 
     assert parse(canonical(data)) == data
     assert not RUNTIME_ONLY & set(keys(data))
     assert [frame["frame_id"] for frame in data["agent_frames"]] == [initial_frame_id(SESSION), "plan"]
+    assert data["states"] == [{"name": "plugin:watch", "generation": 3, "ref": blob_ref(b"the body")}]
+    assert b"the body" not in canonical(data)
 
 
 def test_it_shows_frames_nodes_and_usage(switched: Scene) -> None:
@@ -79,6 +93,7 @@ def test_it_shows_frames_nodes_and_usage(switched: Scene) -> None:
         ("m2.1", "plan"),
     ]
     assert taken.session_graph.leaf_node_id == "m2.1"
+    assert (taken.relation, taken.policy) == ({"kind": "root"}, {"model": "scripted:small"})
     assert taken.token_ledger == (TokenLedgerEntry("turn", "m", TokenUsage(30, 5)),)
     assert taken.last_prompt_usage is not None
     assert taken.last_prompt_usage.prompt_context_tokens == 30

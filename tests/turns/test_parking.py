@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lash_tasks import SwitchFrame, tool
-from lash_tasks.domain.codec import canonical
+from lash_tasks import HookContext, Plugin, SwitchFrame, tool
+from lash_tasks.domain.codec import JsonValue, canonical
 from lash_tasks.domain.ids import LeaseToken, fence_scope
 from lash_tasks.domain.messages import ToolResultPart
 from lash_tasks.domain.usage import TokenUsage
@@ -46,6 +46,19 @@ def go_on(task: str) -> SwitchFrame:
     return SwitchFrame(task, initial_messages=["so far"])
 
 
+class Counter(Plugin):
+    """Remembers how many turns the session had, and what it remembered at the beginning of each."""
+
+    id = "counter"
+
+    def __init__(self) -> None:
+        self.found: list[JsonValue] = []
+
+    def before_turn(self, ctx: HookContext) -> None:
+        self.found.append(ctx.memory)
+        ctx.memory = {"turns": (ctx.memory or {"turns": 0})["turns"] + 1}
+
+
 def rule(request: ModelRequest) -> ModelResponse:
     """Looks at Oslo, switches frames or echoes, with a usage of its own."""
     if call_number(request) > 1:
@@ -62,9 +75,14 @@ def rule(request: ModelRequest) -> ModelResponse:
 
 
 @pytest.fixture
-def stage(settings: Settings) -> Iterator[Stage]:
-    shared = open_memory_stores()
-    with Stage(settings=emptied(settings), agents=[agent(look, go_on)], model=Model(rule), shared=shared) as made:
+def counter() -> Counter:
+    return Counter()
+
+
+@pytest.fixture
+def stage(settings: Settings, counter: Counter) -> Iterator[Stage]:
+    shared, served = open_memory_stores(), agent(look, go_on, plugins=[counter])
+    with Stage(settings=emptied(settings), agents=[served], model=Model(rule), shared=shared) as made:
         yield made
 
 
@@ -93,7 +111,7 @@ def tokens(stage: Stage) -> int:
 
 
 @pytest.mark.shows("C6")
-def test_another_worker_goes_on_with_the_same_transcript_and_usage(stage: Stage) -> None:
+def test_another_worker_goes_on_with_the_same_transcript_usage_and_state(stage: Stage, counter: Counter) -> None:
     for text in ("hello", "look"):
         stage.answer(text)
     known, used = last_request(stage).messages, tokens(stage)
@@ -102,8 +120,19 @@ def test_another_worker_goes_on_with_the_same_transcript_and_usage(stage: Stage)
     assert last_request(stage).messages[: len(known)] == known
     assert any(isinstance(part, ToolResultPart) for message in known for part in message.parts)
     assert (used, tokens(stage)) == (330, 440)
+    assert counter.found == [None, {"turns": 1}, {"turns": 2}]
     [head] = stage.rows(tables.sessions)
     assert (head["head_revision"], head["turn_index"]) == (3, 3)
+
+
+@pytest.mark.shows("F3")
+def test_what_plugins_remember_goes_along_into_another_frame(stage: Stage, counter: Counter) -> None:
+    for text in ("hello", "go", "and now?"):
+        stage.answer(text)
+
+    assert counter.found == [None, {"turns": 1}, {"turns": 2}, {"turns": 3}]
+    [state] = stage.rows(tables.states)
+    assert state["name"] == "plugin:counter"
 
 
 @pytest.mark.shows("C6")
