@@ -21,7 +21,7 @@ from tests.endpoint import ModelEndpoint
 from tests.faults.cluster import ROOT, Cluster, WorkerProcess
 from tests.services import PrivateRedis, wait_until
 
-TTL = 1.5
+TTL = 2.0
 SESSION = "matrix"
 PLAIN = Counter({("m", 1): 1, ("m", 2): 1})
 """What the model is asked in a turn with one tool call."""

@@ -21,7 +21,7 @@ from tests.endpoint import ModelEndpoint
 from tests.faults.cluster import Cluster, WorkerProcess
 from tests.services import PrivatePostgres, PrivateRedis, wait_until
 
-TTL = 1.5
+TTL = 2.5
 SESSION = "long"
 MESSAGE = "m [hold]"
 TEN_MINUTES_MS = 600_000
