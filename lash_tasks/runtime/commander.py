@@ -59,6 +59,7 @@ from lash_tasks.stores.protocols import (
     OpenedTurn,
     PathChange,
     SpecChange,
+    StateWrite,
     TurnCommit,
 )
 
@@ -79,6 +80,7 @@ class Applied:
     spec: SpecChange | None = None
     path: PathChange | None = None
     frame: FrameOpening | None = None
+    states: tuple[StateWrite, ...] = ()
     nodes: tuple[Node, ...] = ()
 
 
@@ -152,7 +154,7 @@ class Commander:
             case RefreshToolCatalog():
                 return _refreshed(opened, agent, command)
             case ResetSession():
-                return Applied(output=_reason(command.reason), path=PathChange(None))
+                return self._reset(opened, command)
             case ConfigureSession():
                 return self._configured(opened, agent, command)
             case BranchToNode():
@@ -194,6 +196,12 @@ class Commander:
     def _plugins(self, opened: OpenedTurn) -> Sequence[Plugin]:
         own = self.services.agents.get(opened.intent.agent)
         return () if own is None else own.plugins
+
+    def _reset(self, opened: OpenedTurn, command: ResetSession) -> Applied:
+        """Nothing is shown any more, and plugins remember nothing either."""
+        states = self.services.sessions.states(opened.intent.session_id)
+        gone = tuple(StateWrite(state.name, state.generation + 1, None) for state in states)
+        return Applied(output=_reason(command.reason), path=PathChange(None), states=gone)
 
     def _branched(self, opened: OpenedTurn, command: BranchToNode) -> Applied:
         if command.node_id is None:
@@ -272,5 +280,6 @@ def _commit(opened: OpenedTurn, result: TurnResult, applied: Applied, before: Wa
         leaf=before.place,
         spec=applied.spec,
         path=applied.path,
+        states=applied.states,
         frame=applied.frame,
     )

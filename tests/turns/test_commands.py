@@ -23,7 +23,7 @@ from lash_tasks.errors import (
     SessionDeleted,
 )
 from lash_tasks.machine.requests import ModelRequest
-from lash_tasks.plugins.plugin import Plugin
+from lash_tasks.plugins.plugin import HookContext, Plugin
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
@@ -202,6 +202,25 @@ def test_configuring_tells_the_previous_and_the_current_policy(stage: Stage) -> 
     assert (first["previous"]["max_turns"], first["current"]["max_turns"]) == (20, None)
     assert second["previous"] == second["current"] == first["current"]
     assert stored_spec(stage) == '{"max_turns":null,"model":"test:other"}'
+
+
+class Counter(Plugin):
+    """Remembers how many turns it has seen."""
+
+    id = "counter"
+
+    def before_turn(self, ctx: HookContext) -> None:
+        ctx.memory = (ctx.memory or 0) + 1
+
+
+def test_a_reset_lets_plugins_forget(stage: Stage) -> None:
+    stage.agents = [agent(plugins=[Counter()])]
+    stage.answer("one")
+    assert len(stage.rows(tables.states)) == 1
+    order(stage, "reset_session")
+    stage.run_all()
+    assert stage.rows(tables.states) == []
+    stage.assert_usable()
 
 
 class Overseer(Plugin):
