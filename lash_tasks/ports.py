@@ -229,6 +229,21 @@ class HookRunner(Protocol):
         """Raises only Interrupted. What a hook asks for comes back as a replay will read it."""
         ...
 
+    def mutate_config(
+        self,
+        agent: str,
+        previous: JsonObject,
+        proposed: JsonObject,
+        accept: Callable[[JsonObject], JsonObject],
+        interrupt: Interrupt,
+    ) -> JsonObject:
+        """`proposed` after each plugin of the agent has changed it. What fails, or is not accepted, is passed over."""
+        ...
+
+    def config_changed(self, agent: str, previous: JsonObject, current: JsonObject, interrupt: Interrupt) -> None:
+        """Tell the agent's plugins. Nothing comes of what they raise."""
+        ...
+
 
 class Doorbell(Protocol):
     """Rings after a commit. A lost, doubled or late ring changes latency only; failures are logged, not raised."""

@@ -7,7 +7,6 @@ from a node that is not there, is said in the turn's errors and ends it; what fa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -37,13 +36,11 @@ from lash_tasks.domain.turns import (
     outcome_kind,
     stopped,
 )
-from lash_tasks.errors import ErrorCode, InvalidInput
+from lash_tasks.errors import ErrorCode
 from lash_tasks.machine.assembly import TurnResult, assemble
 from lash_tasks.machine.projection import NOTHING_SAID
 from lash_tasks.machine.state import Turn
-from lash_tasks.plugins.configuration import announce_config, mutated_config
-from lash_tasks.plugins.plugin import Plugin
-from lash_tasks.ports import Interrupted, InterruptReason
+from lash_tasks.ports import Interrupt, Interrupted, InterruptReason
 from lash_tasks.runtime.compaction import Compaction
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.frame_runs import End
@@ -82,6 +79,8 @@ class Applied:
     frame: FrameOpening | None = None
     states: tuple[StateWrite, ...] = ()
     nodes: tuple[Node, ...] = ()
+    changed: tuple[JsonObject, JsonObject] | None = None
+    """The policy before and after, if it is another one now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,8 @@ class Commander:
         if applied.spec is not None:
             previous, current = applied.output["previous"], applied.output["current"]
             live.emit(ActivityType.SESSION_CONFIG_CHANGED, previous=previous, current=current)
-            announce_config(self._plugins(opened), previous, current)
+        if applied.changed is not None:
+            self.services.hooks.config_changed(opened.intent.agent, *applied.changed, engagement.interrupt)
         warm = None if commit.moves_path else before.after(result, None, verdict.revision)
         return CommandedTurn(verdict, result, warm)
 
@@ -143,12 +143,17 @@ class Commander:
         if isinstance(command, CompactSession):
             applied = self._compacted(opened, command, before, engagement)
         else:
-            applied = self._applied(command, opened, agent, before)
+            applied = self._applied(command, opened, agent, before, engagement.interrupt)
         self.services.reached(CrashPoint.AFTER_PERFORM)
         return replace(applied, output={"command": queued.kind.value, **applied.output})
 
     def _applied(
-        self, command: SessionCommand, opened: OpenedTurn, agent: AgentSnapshot, before: WarmSession
+        self,
+        command: SessionCommand,
+        opened: OpenedTurn,
+        agent: AgentSnapshot,
+        before: WarmSession,
+        interrupt: Interrupt,
     ) -> Applied:
         match command:
             case RefreshToolCatalog():
@@ -156,7 +161,7 @@ class Commander:
             case ResetSession():
                 return self._reset(opened, command)
             case ConfigureSession():
-                return self._configured(opened, agent, command)
+                return self._configured(opened, agent, command, interrupt)
             case BranchToNode():
                 return self._branched(opened, command)
             case AppendSessionNodes():
@@ -166,36 +171,27 @@ class Commander:
             case _:
                 assert_never(command)
 
+    def _configured(
+        self, opened: OpenedTurn, agent: AgentSnapshot, command: ConfigureSession, interrupt: Interrupt
+    ) -> Applied:
+        former = stored_spec(opened.spec)
+        proposed = command.spec.over(former).given
+        said = SessionSpec(
+            self.services.hooks.mutate_config(opened.intent.agent, former.given, proposed, _accepted, interrupt)
+        )
+        previous, current = policy_of(agent, former).as_json(), policy_of(agent, said).as_json()
+        return Applied(
+            output={"changed": said != former, "previous": previous, "current": current},
+            spec=SpecChange(said.stored()) if said != former else None,
+            changed=(previous, current) if previous != current else None,
+        )
+
     def _compacted(
         self, opened: OpenedTurn, command: CompactSession, before: WarmSession, engagement: Engagement
     ) -> Applied:
         frame = self.compaction.frame(opened, End(0, before.leaf), engagement)
         opened_frame = {} if frame is None else {"frame_id": frame.frame_id}
         return Applied(output={"opened": frame is not None, **opened_frame, **_reason(command.reason)}, frame=frame)
-
-    def _configured(self, opened: OpenedTurn, agent: AgentSnapshot, command: ConfigureSession) -> Applied:
-        former = stored_spec(opened.spec)
-        said = self._mutated(opened, former, command.spec.over(former))
-        output: JsonObject = {
-            "changed": said != former,
-            "previous": policy_of(agent, former).as_json(),
-            "current": policy_of(agent, said).as_json(),
-        }
-        return Applied(output=output, spec=SpecChange(said.stored()) if said != former else None)
-
-    def _mutated(self, opened: OpenedTurn, former: SessionSpec, said: SessionSpec) -> SessionSpec:
-        """What the agent's plugins make of it, each in its turn; what is no spec any more is passed over."""
-        for plugin in self._plugins(opened):
-            given = mutated_config([plugin], former.as_json(), said.as_json())
-            try:
-                said = read_spec(given).over(NOTHING_SAID_OVER)
-            except (InvalidInput, AttributeError):
-                log.exception("a plugin made a configuration that is none", extra={"plugin": plugin.id})
-        return said
-
-    def _plugins(self, opened: OpenedTurn) -> Sequence[Plugin]:
-        own = self.services.agents.get(opened.intent.agent)
-        return () if own is None else own.plugins
 
     def _reset(self, opened: OpenedTurn, command: ResetSession) -> Applied:
         """Nothing is shown any more, and plugins remember nothing either."""
@@ -227,6 +223,11 @@ class Commander:
             "leaf_node_id": nodes[-1].node_id,
         }
         return Applied(output=output, nodes=nodes)
+
+
+def _accepted(given: JsonObject) -> JsonObject:
+    """What a plugin made of what the session says, read as a caller's would be."""
+    return SessionSpec(read_spec(given).given).over(NOTHING_SAID_OVER).given
 
 
 def _refreshed(opened: OpenedTurn, agent: AgentSnapshot, command: RefreshToolCatalog) -> Applied:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Never
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Never, TypeVar
 
-from lash_tasks.domain.codec import JsonValue, canonical, from_json, parse, scrub, to_json
+from lash_tasks.domain.codec import JsonObject, JsonValue, canonical, from_json, parse, scrub, to_json
 from lash_tasks.domain.hooks import AbortTurn, Directive, EmitEvent, EnqueueMessages, HookFailure, PluginReport
 from lash_tasks.domain.plugins import Hook
 from lash_tasks.machine.prepared import PreparedContext, prompt_problem
 from lash_tasks.machine.requests import ModelMessage
-from lash_tasks.plugins.plugin import HookContext, Plugin
-from lash_tasks.ports import HookInvocation, HookReturned, Interrupt
+from lash_tasks.plugins.plugin import HookContext, Plugin, spec_of
+from lash_tasks.ports import HookInvocation, HookReturned, Interrupt, Interrupted
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.calling import Caller, CallFailed, CallTimedOut, InCall
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CONFIG_SECONDS = 30.0
+"""How long a plugin may think about a changed configuration."""
 
 
 class HookDispatcher:
@@ -50,6 +55,46 @@ class HookDispatcher:
         except CallTimedOut:
             log.warning("hook timed out", extra=_ids(invocation))
             return HookFailure(plugin.id, f"did not finish within {invocation.timeout_seconds:g} s")
+
+    def mutate_config(
+        self,
+        agent: str,
+        previous: JsonObject,
+        proposed: JsonObject,
+        accept: Callable[[JsonObject], JsonObject],
+        interrupt: Interrupt,
+    ) -> JsonObject:
+        for plugin in self._with(agent, Hook.MUTATE_CONFIG):
+            mutate = partial(plugin.mutate_config, _own(previous), _own(proposed))
+            try:
+                proposed = self._configure(plugin, accept, mutate, interrupt)
+            except Exception:
+                log.warning("a plugin failed to change a configuration", exc_info=True, extra={"plugin": plugin.id})
+        return proposed
+
+    def config_changed(self, agent: str, previous: JsonObject, current: JsonObject, interrupt: Interrupt) -> None:
+        for plugin in self._with(agent, Hook.CONFIG_CHANGED):
+            try:
+                tell = partial(plugin.config_changed, _own(previous), _own(current))
+                self._configure(plugin, lambda value: None, tell, interrupt)
+            except (Exception, Interrupted):
+                log.warning("a plugin failed at a changed configuration", exc_info=True, extra={"plugin": plugin.id})
+
+    def _with(self, agent: str, hook: Hook) -> list[Plugin]:
+        found = self._agents.get(agent)
+        return [] if found is None else [plugin for plugin in found.plugins if hook in spec_of(plugin).hooks]
+
+    def _configure(
+        self, plugin: Plugin, then: Callable[[JsonValue], T], hook: Callable[[], JsonValue], interrupt: Interrupt
+    ) -> T:
+        ids = {"plugin": plugin.id}
+        return self._caller.call(lambda call: then(call.finished(hook())), CONFIG_SECONDS, interrupt, ids)
+
+
+def _own(value: JsonObject) -> JsonObject:
+    """A copy that a plugin may change."""
+    copy: JsonObject = parse(canonical(value))
+    return copy
 
 
 def _call(plugin: Plugin, invocation: HookInvocation, context: HookContext) -> object:
