@@ -54,8 +54,8 @@ finished, and `turn.tool_calls` has what became of each call.
 |---|---|
 {issues}
 
-A failed model call carries the code of its server or its provider, such as `rate_limit_exceeded`, `missing_api_key`,
-`unknown_provider` or `timeout`, or else the HTTP status.
+A failed model call carries the code of its server or its provider, such as `rate_limit_exceeded`, `missing_api_key`
+or `timeout`, or else the HTTP status.
 """
 
 

@@ -105,7 +105,7 @@ class ErrorCode(StrEnum):
     EMPTY_RESPONSE = "empty_response"
     """The model answered with nothing."""
     LLM_PROVIDER = "llm_provider"
-    """A model call failed and its provider gave no code of its own."""
+    """The model's provider is not among those of the worker, or its call failed and it gave no code of its own."""
     PROVIDER_LIMIT = "provider_limit"
     """The turn ended while it waited for the limits of its provider."""
     ATTACHMENT_RESOLUTION_FAILED = "attachment_resolution_failed"

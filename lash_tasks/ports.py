@@ -163,7 +163,7 @@ class ProviderFailure(Exception):
 
 class Providers(Protocol):
     def get(self, name: str) -> Provider:
-        """The provider registered under `name` (the part before the colon); ProviderFailure `unknown_provider`."""
+        """The provider registered under `name` (the part before the colon); ProviderFailure `llm_provider`."""
         ...
 
     def limits(self, name: str) -> Limits | None:

@@ -37,13 +37,13 @@ class ProviderRegistry:
         self._limits = dict(limits or {})
 
     def get(self, name: str) -> Provider:
-        """The provider `name`; ProviderFailure `unknown_provider` names those there are."""
+        """The provider `name`; ProviderFailure `llm_provider` names those there are."""
         try:
             return self._providers[name]
         except KeyError:
             known = ", ".join(sorted(self._providers)) or "none"
             raise ProviderFailure(
-                f"there is no provider {name!r}; known providers: {known}", code="unknown_provider", kind="unsupported"
+                f"there is no provider {name!r}; known providers: {known}", code="llm_provider", kind="unsupported"
             ) from None
 
     def limits(self, name: str) -> Limits | None:

@@ -20,7 +20,7 @@ def test_an_unknown_provider_names_the_known_ones() -> None:
     providers = open_providers(Settings(), FakeClock())
     with pytest.raises(ProviderFailure, match="known providers: anthropic, openai, scripted") as caught:
         providers.get("vllm")
-    assert caught.value.code == "unknown_provider"
+    assert caught.value.code == "llm_provider"
     providers.close()
     with pytest.raises(ProviderFailure, match="known providers: none"):
         ProviderRegistry({}).get("openai")

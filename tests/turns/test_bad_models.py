@@ -314,7 +314,7 @@ def test_an_unknown_provider_is_named_beside_those_there_are(stage: Stage) -> No
     turn = stage.answer(ASKED)
     assert outcome_of(turn) == "provider_error"
     (issue,) = turn.errors
-    assert issue.code == "unknown_provider"
+    assert issue.code == "llm_provider"
     assert "'nowhere'" in issue.message
     assert "openai, scripted, test" in issue.message
     stage.agents = usual

@@ -19,6 +19,7 @@ from lash_tasks.domain.turns import Finished, IssueKind, StopKind, TurnIssue, st
 from lash_tasks.machine.prepared import PreparedContext
 from lash_tasks.plugins.plugin import Directives, HookContext, Plugin
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.stores.sql import tables
 from tests.turns.doubles import LiveRecorder
@@ -410,3 +411,64 @@ def test_a_turn_is_held_until_a_worker_has_the_plugin(stage: Stage) -> None:
     with_plugins(stage, plugin({Hook.BEFORE_TURN: refuses}))
     stage.run_all()
     assert stage.last().outcome == ABORTED
+
+
+# ---------------------------------------------------------------- configuration
+
+
+class Watching(Plugin):
+    """Hears of every change, and caps the turns of a model that is dear."""
+
+    id = "watching"
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, Any]] = []
+
+    def mutate_config(self, previous: Any, proposed: Any) -> Any:
+        if proposed.get("model") == "test:dear":
+            proposed["max_turns"] = 2
+        return proposed
+
+    def config_changed(self, previous: Any, current: Any) -> None:
+        self.heard.append((previous["model"], current["model"]))
+
+
+class Spoilt(Plugin):
+    """Fails at whatever it is asked."""
+
+    id = "spoilt"
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def mutate_config(self, previous: Any, proposed: Any) -> Any:
+        proposed.clear()
+        if self.answer is None:
+            raise ValueError("no")
+        return self.answer
+
+    def config_changed(self, previous: Any, current: Any) -> None:
+        raise ValueError("no")
+
+
+def configure(stage: Stage, key: str, **spec: Any) -> Any:
+    values = {"session_id": SESSION, "kind": "configure_session", "arguments": {"spec": spec}, "idempotency_key": key}
+    with stage.ingress() as ingress:
+        ingress.command(CommandRequest.parse({**values, "agent": "support"}))
+    stage.run_all()
+    return stage.last().output
+
+
+@pytest.mark.shows("S11")
+@pytest.mark.parametrize("answer", [None, {"provider": "x"}, "nonsense"])
+def test_a_plugin_hears_once_of_a_change_and_may_change_it_further(stage: Stage, answer: Any) -> None:
+    watching = Watching()
+    model = with_plugins(stage, Spoilt(answer), watching)
+    stage.answer("Hello")
+    output = configure(stage, "k1", model="test:dear")
+    assert (output["changed"], output["current"]["max_turns"]) == (True, 2)
+    assert watching.heard == [("test:test", "test:dear")]
+    assert configure(stage, "k2", model="test:dear")["changed"] is False
+    assert watching.heard == [("test:test", "test:dear")]
+    stage.answer("Hello again")
+    assert model.asked.total() == 2  # by the new model, in the frame that the session is in
