@@ -19,5 +19,5 @@ class FrameStore(Protocol):
     def frame(self, session_id: SessionId, frame_id: str) -> FrameRecord | None: ...
 
     def history(self, session_id: SessionId, frame_id: str) -> list[StoredNode]:
-        """The nodes of one frame, oldest first, also of one that was left. Tombstoned nodes are hidden."""
+        """What a frame shows, or showed when it was left, oldest first. Tombstoned nodes are hidden."""
         ...

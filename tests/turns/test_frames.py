@@ -7,21 +7,24 @@ from typing import Any
 
 import pytest
 
-from lash_tasks import SwitchFrame, tool
+from lash_tasks import EnqueueMessages, HookContext, Plugin, PluginMessage, SwitchFrame, tool
 from lash_tasks.domain.codec import canonical
 from lash_tasks.domain.frames import MAX_FRAME_SWITCHES, FrameRecord, FrameStatus, initial_frame_id
+from lash_tasks.domain.hooks import TurnSummary
 from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.sessions import transcript
 from lash_tasks.domain.turns import AgentFrameSwitch, StopKind, TurnStatus, stopped
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
+from lash_tasks.plugins.plugin import Directives
 from lash_tasks.providers.scripted import RULES, last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.sql import tables
 from tests.turns.models import Model, call_number, calls
-from tests.turns.stage import SESSION, DieAt, Stage, agent, emptied
+from tests.turns.stage import AGENT, SESSION, DieAt, Stage, agent, emptied
 
 INITIAL = initial_frame_id(SESSION)
 
@@ -119,6 +122,58 @@ def test_a_worker_that_keeps_the_session_warm_forgets_the_frame_it_left(stage: S
     ]
 
 
+def test_a_worker_that_knows_the_old_frame_learns_that_another_one_has_left_it(stage: Stage) -> None:
+    switches(stage, task="book it", frame="plan", seeds=["so far"])
+    with stage.worker() as first:
+        stage.send("hello")
+        first.running.sessions.run(SESSION)
+        with stage.worker() as second:
+            stage.send("go")
+            second.running.sessions.run(SESSION)
+        stage.send("thanks")
+        first.running.sessions.run(SESSION)
+
+    assert requests(stage)[-1] == ["so far", "book it", "You said: book it", "thanks"]
+
+
+def test_a_session_with_branches_switches_and_goes_on(stage: Stage) -> None:
+    for text in ("one", "two"):
+        stage.answer(text)
+    branch = {"kind": "branch_to_node", "arguments": {"node_id": "m1.1"}, "idempotency_key": "k"}
+    with stage.ingress() as ingress:
+        ingress.command(CommandRequest.parse({"session_id": SESSION, "agent": AGENT, **branch}))
+    switches(stage, task="book it", frame="plan", seeds=["so far"])
+    for text in ("go", "thanks", "bye"):
+        stage.answer(text)
+
+    assert requests(stage)[0] == ["one", "You said: one", "go"]
+    assert requests(stage)[-1] == [
+        "so far",
+        "book it",
+        "You said: book it",
+        "thanks",
+        "You said: thanks",
+        "bye",
+    ]
+    assert shown(stage, INITIAL) == ["one", "You said: one", "go"]
+
+
+def test_what_a_plugin_adds_to_a_turn_that_switched_stays_in_the_frame_before(stage: Stage) -> None:
+    class Notes(Plugin):
+        id = "notes"
+
+        def after_turn(self, ctx: HookContext, summary: TurnSummary) -> Directives:
+            kind = summary.outcome.type
+            return EnqueueMessages((PluginMessage(f"seen: {kind}"), PluginMessage("for now")), transient=False)
+
+    stage.agents = [agent(go_on, plugins=[Notes()])]
+    switches(stage, task="book it", frame="plan", seeds=["so far"])
+    stage.answer("go")
+
+    assert shown(stage, INITIAL) == ["go", "seen: agent_frame_switch", "for now"]
+    assert shown(stage, "plan") == ["so far", "book it", "You said: book it", "seen: finished", "for now"]
+
+
 @pytest.mark.shows("F3")
 def test_a_frame_keeps_its_reason_its_cause_and_what_its_turns_are_given(stage: Stage) -> None:
     switches(stage, task="book it", frame="plan", reason="plan_mode")
@@ -161,6 +216,7 @@ def test_a_frame_that_was_left_is_not_opened_again_and_the_model_is_told(stage: 
     assert [frame.frame_id for frame in before] == [INITIAL, "plan", "pay"]
 
 
+@pytest.mark.shows("F2")
 def test_a_new_frame_inherits_what_the_turns_of_the_one_before_were_given(stage: Stage) -> None:
     switches(stage, task="book it", frame="plan")
     stage.answer("go")
