@@ -132,9 +132,11 @@ def frame_history(connection: Connection, session_id: SessionId, frame_id: str |
     session = _session(connection, session_id)
     if session is None:
         return []
-    if not session["branched"]:
-        return _shown(connection, session_id, in_frame, nodes.c.revision >= session["visible_from"])
-    if session["frame_id"] == frame_id:
+    current = session["frame_id"] == frame_id
+    if not session["branched"]:  # what was left is still to be looked at when the path has begun anew
+        first_revision = session["visible_from"] if current else 0
+        return _shown(connection, session_id, in_frame, nodes.c.revision >= first_revision)
+    if current:
         path = shown_path(connection, session_id)
     else:
         last = _shown(connection, session_id, in_frame)[-1:]

@@ -174,6 +174,9 @@ def test_each_frame_reads_its_own_nodes(story: Story) -> None:
     assert story.shown() == ids(story.frames.history(SESSION, "f2")) == ["seed", "new"]
     assert ids(story.frames.history(SESSION, initial_frame_id(SESSION))) == ["old"]
     assert story.path() == ["old", "seed", "new"]
+    story.commit(path=PathChange(None))
+    assert story.shown() == ids(story.frames.history(SESSION, "f2")) == []
+    assert ids(story.frames.history(SESSION, initial_frame_id(SESSION))) == ["old"]
     story.branch("seed")
     assert story.shown() == ids(story.frames.history(SESSION, "f2")) == ["seed"]
     assert ids(story.frames.history(SESSION, initial_frame_id(SESSION))) == ["old"]

@@ -11,13 +11,14 @@ import pytest
 from lash_tasks.domain.ids import MessageId, NodeId, SessionId
 from lash_tasks.domain.messages import Message, Role, TextPart
 from lash_tasks.domain.sessions import Node, placed
+from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.runtime.warm_sessions import COLD, WarmSession, WarmSessions
 from lash_tasks.stores.bundle import Stores
 from lash_tasks.stores.protocols import NotOpened, OpenedTurn, OpenRequest, TurnStore
 from lash_tasks.wiring import WorkerParts
 from tests.turns.models import Model
-from tests.turns.stage import SESSION, Stage
+from tests.turns.stage import AGENT, SESSION, Stage
 
 
 class Watch:
@@ -88,6 +89,25 @@ def test_what_another_worker_has_committed_meanwhile_is_read(stage: Stage, watch
         run(ours)
     assert watch.opened == [(0, 0), (0, 2), (1, 2)]
     assert said(stage) == ["one", "You said: one", "two", "You said: two", "three"]
+
+
+def test_a_path_that_another_worker_has_changed_is_read_as_a_whole(stage: Stage, watch: Watch) -> None:
+    with watch.worker() as ours:
+        for text in ("one", "two"):
+            stage.send(text)
+            run(ours)
+        with watch.worker() as theirs:
+            branch = {"kind": "branch_to_node", "arguments": {"node_id": "m1.1"}, "idempotency_key": "k"}
+            theirs.ingress.command(CommandRequest.parse({"session_id": SESSION, "agent": AGENT, **branch}))
+            run(theirs)
+        stage.send("three")
+        run(ours)
+        assert said(stage) == ["one", "You said: one", "three"]
+        with stage.reading() as stores:
+            assert stores.graph.tombstone(SESSION, [NodeId("m1.1")]) == 1
+        stage.send("four")
+        run(ours)
+        assert said(stage) == ["one", "three", "You said: three", "four"]
 
 
 def test_a_database_that_was_set_back_is_believed(stage: Stage, watch: Watch) -> None:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import event, text
 
-from lash_tasks.stores.sql import turns_postgres
+from lash_tasks.stores.sql import caller_connections, turns_postgres
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.pipeline import Row, Statement, pipelined
 
@@ -60,7 +60,7 @@ def failing_at(database: Database, statement: int) -> Iterator[Countdown]:
 
     event.listen(database.engine, "before_cursor_execute", before)
     try:
-        with patch.object(turns_postgres, "pipelined", piped):
+        with patch.object(turns_postgres, "pipelined", piped), patch.object(caller_connections, "pipelined", piped):
             yield countdown
     finally:
         event.remove(database.engine, "before_cursor_execute", before)

@@ -10,11 +10,23 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from lash_tasks.domain.ids import ReplayKey
+from lash_tasks.domain.ids import MessageId, NodeId, ReplayKey, TurnId, blob_ref
+from lash_tasks.domain.messages import ImagePart, Message, Role
+from lash_tasks.domain.sessions import Node, Place
 from lash_tasks.domain.usage import TokenUsage, UsageEntry
 from lash_tasks.errors import StoreUnavailable
-from lash_tasks.stores.protocols import CheckpointTaken, Committed, OpenedTurn
+from lash_tasks.stores.protocols import (
+    CheckpointTaken,
+    Committed,
+    FollowUp,
+    FrameOpening,
+    OpenedTurn,
+    PathChange,
+    SpecChange,
+    StateWrite,
+)
 from tests.conformance.arrange import ALICE, BOB, SESSION, Scene, node
+from tests.conformance.inputs import draft
 from tests.conformance.turn_store.failing import Injected, failing_at, refusing
 from tests.services import wait_until
 
@@ -83,6 +95,21 @@ def burial(scene: Scene) -> Verb:
     return lambda: committing(scene, turn, "attempts_exhausted")
 
 
+def changing(scene: Scene) -> Verb:
+    """A commit with everything that it may change about its session, and an image."""
+    turn = a_full_turn(scene)
+    seed = Node(NodeId("seed"), None, Message(MessageId("seed"), Role.USER, (ImagePart(blob_ref(b"x"), "", ""),)))
+    changes = {
+        "nodes": (node(1), node(2, parent=1)),  # the first is there already
+        "states": (StateWrite("a", 1, b"body"), StateWrite("b", 1, None)),
+        "spec": SpecChange("{}"),
+        "frame": FrameOpening(frame_id="f2", previous_id=None, reason="r", assignment="{}", nodes=(seed,)),
+        "path": PathChange(Place(1, 0)),
+        "follow_up": FollowUp(turn_id=TurnId("next"), batch=draft(SESSION), agent_ref="ref-1", machine_version=3),
+    }
+    return lambda: scene.committed(turn, batch_ids=("opening", "joined"), stamp="stamp-2", **changes)
+
+
 def giving_up(scene: Scene) -> Verb:
     scene.send()
     turn = scene.open(ALICE)
@@ -90,7 +117,7 @@ def giving_up(scene: Scene) -> Verb:
 
 
 @pytest.mark.shows("T10")
-@pytest.mark.parametrize("arrange", [opening, taking_over, checkpoint, commit, burial, giving_up])
+@pytest.mark.parametrize("arrange", [opening, taking_over, checkpoint, commit, burial, changing, giving_up])
 def test_a_failure_at_any_statement_leaves_everything_as_it_was(scene: Scene, arrange: Callable[[Scene], Verb]) -> None:
     verb = arrange(scene)
     before = scene.everything()
@@ -129,6 +156,7 @@ def test_a_failure_at_any_statement_leaves_everything_as_it_was(scene: Scene, ar
             ],
         ),
         (burial, ["lash_batches", "lash_dead_letters"]),
+        (changing, ["lash_states", "lash_frames", "lash_blobs", "lash_attachments", "lash_batches", "lash_turns"]),
     ],
 )
 def test_a_failure_at_any_table_in_the_middle_of_a_statement_leaves_everything_as_it_was(
