@@ -85,7 +85,9 @@ class Transcript:
                 return f"✓ turn {data['turn_index']} committed"
             case "agent_frame_switched":
                 return f"⇢ goes on in frame {data['frame_id']}: {data['task']}"
-            case "model_request_started" | "usage" | "reasoning_delta":
+            case "queued_input_accepted":
+                return "\n".join(f"+ {joined['message']}" for joined in data["inputs"])
+            case "model_request_started" | "usage" | "reasoning_delta" | "queued_work_started" | "queue_changed":
                 return None
             case other:
                 return f"{other} {_compact(data)}"

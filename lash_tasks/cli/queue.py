@@ -83,6 +83,10 @@ def _batch_row(batch: BatchRecord) -> dict[str, Any]:
         "state": batch.state.value,
         "turn_id": batch.turn_id,
         "idempotency_key": batch.source_key,
+        "urgent": batch.urgent,
+        "steers": batch.early,
+        "merge_key": None if batch.early else batch.merge_key,
+        "quiet_ms": batch.quiet_ms,
         "available_at_ms": batch.available_at_ms,
         "enqueued_at_ms": batch.enqueued_at_ms,
     }

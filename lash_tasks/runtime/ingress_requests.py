@@ -189,6 +189,9 @@ class SendRequest(BaseModel):
             raise InvalidInput("available_at_ms", "cannot be given together with a quiet period; choose one")
         if self.available_at_ms is not None and self.when is When.INTERRUPT:
             raise InvalidInput("available_at_ms", "cannot be given with when='interrupt', which is about now")
+        if self.model is not None and self.when in (When.STEER, When.MERGE):
+            problem = f"answers a whole turn, which input sent with {self.when.value!r} may share with other input"
+            raise InvalidInput("model", problem)
 
     def turn_input(self) -> TurnInput:
         """What was sent, as the domain knows it."""

@@ -86,6 +86,17 @@ def test_a_person_reads_the_text_as_it_streams_and_once(capsys: pytest.CaptureFi
     ]
 
 
+def test_a_person_sees_what_joins_the_turn_and_not_what_only_moves_the_queue(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    transcript = Transcript(Output(as_json=False), "s")
+    joined = {"checkpoint": "after_work", "inputs": [{"input_id": "b2", "message": "Wait, order 13."}]}
+    transcript.show(FollowEvent(ActivityType.QUEUE_CHANGED, "c", {"kind": "enqueued", "batch_ids": ["b2"]}))
+    transcript.show(FollowEvent(ActivityType.QUEUED_WORK_STARTED, "c", {"boundary": "idle", "batch_ids": ["b1"]}))
+    transcript.show(FollowEvent(ActivityType.QUEUED_INPUT_ACCEPTED, "c", joined))
+    assert capsys.readouterr().out == "+ Wait, order 13.\n"
+
+
 def test_a_person_is_told_when_what_was_streamed_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
     transcript = Transcript(Output(as_json=False), "s")
     for one in (

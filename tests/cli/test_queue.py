@@ -20,6 +20,19 @@ def test_the_queue_lists_input_in_the_order_it_will_run(scene: Scene, lash_tasks
     assert "--limit shows more" in lash_tasks("queue", "list", "--limit", "2").stderr
 
 
+def test_the_queue_says_how_input_was_sent(scene: Scene, lash_tasks: Command) -> None:
+    scene.send("wait", when="steer")
+    scene.send("b", when="merge", merge_key="m", quiet_ms=500)
+    scene.send("stop", when="interrupt")
+    rows = lash_tasks("queue", "list", "--session", SESSION, "--json").lines
+    shown = [(row["kind"], row["urgent"], row["steers"], row["merge_key"], row["quiet_ms"]) for row in rows]
+    assert shown == [
+        ("input", True, False, None, None),
+        ("input", False, True, None, None),
+        ("input", False, False, "m", 500),
+    ]
+
+
 def test_only_input_that_no_turn_has_taken_is_cancelled(scene: Scene, lash_tasks: Command) -> None:
     taken, waiting = scene.send("one"), scene.send("two")
     turn = scene.start()

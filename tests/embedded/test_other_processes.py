@@ -58,6 +58,21 @@ def test_delayed_input_is_found_by_a_sweep_that_comes_more_often_than_the_fleet_
     assert 0 <= called_at - due.timestamp() * 1000 < 600
 
 
+def test_input_that_merges_is_answered_once_and_soon_after_it_has_been_quiet(tmp_path: Path) -> None:
+    model = Model(tmp_path)
+    with application(tmp_path, model) as lash:
+        began = datetime.now(tz=UTC)
+        parts = [
+            lash.client.send("s", text, agent=AGENT, when="merge", merge_key="m", quiet=1) for text in ("a", "b", "c")
+        ]
+        sent = datetime.now(tz=UTC)
+        turns = {part.result(timeout=PATIENCE).turn_id for part in parts}
+
+    ((called_at, text),) = model.calls
+    assert (len(turns), text) == (1, "c")
+    assert (began + timedelta(seconds=1)).timestamp() * 1000 <= called_at <= (sent.timestamp() + 5) * 1000
+
+
 def test_a_client_of_another_process_cancels_what_waits(tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -117,6 +118,27 @@ def test_no_hot_query_reads_a_table_that_grows_from_end_to_end(database: Databas
 )
 def test_a_range_of_time_is_a_range_of_an_index(database: Database, verb: str, condition: str) -> None:
     assert any(re.search(condition, plan) for _, plan in explain(database, VERBS[verb]))
+
+
+LONG_LINE = """
+    INSERT INTO lash_batches (id, session_id, agent, state, input_digest, context_digest, early, exclusive, merge_key,
+      urgent, quiet_ms, available_at_ms, enqueued_at_ms, payload)
+    SELECT 'line-' || n, 'busy', 'support', 'ready', '', '', false, n % 2 = 0, CASE WHEN n % 2 = 1 THEN 'm' END,
+      n % 500 = 0, CASE WHEN n % 2 = 1 THEN 1000 END, n, n, ''
+    FROM generate_series(1, 20000) AS n
+    """
+
+
+def test_the_head_of_a_long_line_and_the_ends_of_a_run_are_found_in_indexes(database: Database) -> None:
+    """However much waits in a session, and however much of it for quiet."""
+    with database.transaction() as connection:
+        connection.execute(text(LONG_LINE))
+        connection.execute(text("ANALYZE"))
+    busy = replace(OPENING, session_id=SessionId("busy"))
+    [plan] = [plan for _, plan in explain(database, lambda db: SqlWorkStore(db).runnable(busy)) if "batches" in plan]
+    assert re.search(r"Index Scan using ix_lash_batches_ready on lash_batches line", plan), plan
+    assert len(re.findall(r"Index (?:Only )?Scan(?: Backward)? using ix_lash_batches_quiet", plan)) >= 2, plan
+    assert "Sort" not in plan, plan
 
 
 def test_a_send_is_one_round_trip(postgres_url: str, tmp_path: Path) -> None:

@@ -209,6 +209,12 @@ REFUSED: dict[str, tuple[dict[str, Any], ErrorCode, str, str]] = {
         "available_at_ms",
         "cannot be given together with a quiet period; choose one",
     ),
+    "a model for a turn that may be another's": (
+        {"when": "steer", "model": "scripted:echo"},
+        INVALID,
+        "model",
+        "answers a whole turn, which input sent with 'steer' may share with other input",
+    ),
     "an interruption of later": (
         {"when": "interrupt", "available_at_ms": 1},
         INVALID,
