@@ -22,6 +22,7 @@ def send(
     agent: Annotated[str, typer.Option("--agent", help="Who answers; may be left out if there is only one.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the turn and print it.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")] = 60.0,
+    model: Annotated[str | None, typer.Option("--model", help="provider:model, for this turn alone.")] = None,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: sent twice, stored once.")] = None,
     when: Annotated[
         When,
@@ -52,6 +53,7 @@ def send(
             text,
             agent=agent or _only_agent(client),
             idempotency_key=key,
+            model=model,
             when=when.value,
             merge_key=merge_key,
             quiet=quiet,

@@ -17,7 +17,7 @@ from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.policies import read_spec
 from lash_tasks.domain.usage import TokenUsage, UsageEntry, UsageTotal
 from lash_tasks.errors import HeadRevisionConflict, NotFound, SessionAlreadyExists, SessionBusy, SessionDeleted
-from lash_tasks.stores.protocols import CommitRefused, NotOpened
+from lash_tasks.stores.protocols import CheckpointRefused, CommitRefused, FrameOpening, NotOpened, PathChange
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.registry import SqlSessionRegistry
@@ -52,7 +52,8 @@ def run_turn(scene: Scene, number: int, session_id: SessionId = SESSION, **chang
     scene.send(session_id=session_id)
     turn = scene.open(session_id=session_id)
     leaf = turn.history[-1] if turn.history else None
-    added = replace(node(number, f"said {number}"), parent_id=leaf.node.node_id if leaf else None)
+    parent = leaf.node.node_id if leaf else None
+    added = replace(node(number, f"said {number}"), parent_id=parent, frame_id=turn.frame_id)
     scene.committed(turn, **{"nodes": (added,), "leaf": leaf.place if leaf else None, **changes})
 
 
@@ -204,6 +205,38 @@ def test_a_fork_has_the_attachments_of_its_source_and_none_of_its_usage(
     assert sessions.usage(CHILD) == []
 
 
+@pytest.mark.shows("S12")
+def test_a_fork_of_a_session_in_a_later_frame_shows_that_frame_in_its_initial_one(
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
+) -> None:
+    run_turn(scene, 1)
+    scene.send()
+    turn = scene.open()
+    seed = node(2, "seed")
+    frame = FrameOpening(frame_id="f2", previous_id=None, reason="plan", assignment="{}", nodes=(seed,))
+    scene.committed(turn, leaf=turn.history[-1].place, frame=frame)
+    run_turn(scene, 3)
+    registry.create(fork())
+    assert said(sessions, CHILD) == ["seed", "said 3"]
+    assert {row["frame_id"] for row in scene.rows(tables.nodes) if row["session_id"] == CHILD} == {None}
+    scene.send(session_id=CHILD)
+    assert scene.open(session_id=CHILD).frame_id is None
+
+
+@pytest.mark.shows("S12")
+def test_a_fork_of_a_session_with_branches_shows_the_active_one(
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
+) -> None:
+    for number in (1, 2):
+        run_turn(scene, number)
+    scene.send()
+    turn = scene.open()
+    scene.committed(turn, path=PathChange(turn.history[0].place))
+    run_turn(scene, 4)
+    registry.create(fork())
+    assert said(sessions, SESSION) == said(sessions, CHILD) == ["said 1", "said 4"]
+
+
 @pytest.mark.shows("S15")
 def test_a_child_has_the_spec_of_its_parent_with_its_own_over_it(registry: SqlSessionRegistry) -> None:
     registry.create(new(SESSION, spec=read_spec({"model": "openai:large", "tools": ["look", "charge"]})))
@@ -320,6 +353,7 @@ def test_a_turn_whose_session_was_deleted_and_created_again_writes_nothing(
     before = scene.everything()
     assert scene.commit(turn, nodes=(node(1),)) is CommitRefused.FENCED
     assert scene.record(turn) == "fenced"
+    assert scene.checkpoint(turn) is CheckpointRefused.FENCED
     assert scene.everything() == before
     assert scene.try_open(BOB) is NotOpened.NOTHING
 

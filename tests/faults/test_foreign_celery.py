@@ -56,6 +56,28 @@ def test_a_foreign_celery_client_sends_and_the_turn_commits(cluster: Cluster, tm
         assert late["receipt"]["verdict"] == "ended"
 
 
+def test_a_foreign_celery_client_commands_a_session(cluster: Cluster, tmp_path: Path) -> None:
+    message = {"session_id": "foreign", "kind": "configure_session", "idempotency_key": "c-1", "agent": "counter"}
+    command = {**message, "arguments": {"spec": {"max_turns": 3}}}
+    backend = {"LASH_TEST_RESULT_BACKEND": str(cluster.settings.redis_url)}
+    with cluster.worker(environment=backend), cluster.client() as client:
+        first, second, blank, bad = send_foreign(
+            cluster,
+            tmp_path,
+            ("lash.command", command),
+            ("lash.command", command),
+            ("lash.command", {**command, "idempotency_key": " "}),
+            ("lash.command", {**message, "arguments": {"spec": {"provider": {}}}}),
+        )
+        assert second["receipt"] == {**first["receipt"], "created": False}
+        assert "(session_command_idempotency_key)" in blank["error"]
+        assert bad["error"].startswith("arguments.spec.provider: ")
+        turn = client.receipt("foreign", idempotency_key="command:configure_session:c-1").result(timeout=30)
+        assert turn.output is not None
+        assert turn.output["current"]["max_turns"] == 3
+        assert client.session("foreign").spec == {"max_turns": 3}
+
+
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("text", {"session_id": "bad", "text": "  ", "agent": "counter"}),
     ("agent", {"session_id": "bad", "text": "hi", "agent": "nobody"}),

@@ -24,6 +24,7 @@ from lash_tasks.errors import (
 )
 from lash_tasks.machine.requests import ModelRequest
 from lash_tasks.plugins.plugin import HookContext, Plugin
+from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
@@ -454,6 +455,20 @@ def test_a_command_to_a_deleted_session_is_refused(stage: Stage) -> None:
         stores.sessions.delete(SESSION)
     with pytest.raises(SessionDeleted):
         order(stage, "reset_session")
+
+
+@pytest.mark.shows("S18")
+def test_a_turn_whose_session_is_deleted_under_it_writes_nothing_and_brings_nothing_back(stage: Stage) -> None:
+    def delete(call: ModelCall, interrupt: Interrupt) -> None:
+        with stage.reading() as stores:
+            stores.sessions.delete(SESSION)
+
+    stage.model = Model(before=delete)
+    stage.send("hello")
+    assert stage.run() is RunVerdict.FENCED
+    for table in (tables.nodes, tables.turns, tables.batches, tables.effects, tables.usage):
+        assert stage.rows(table) == []
+    assert stage.run() is RunVerdict.NOTHING
 
 
 @pytest.mark.shows("S19")
