@@ -39,6 +39,8 @@ class Wrong(StrEnum):
     """A `never` tool that ran again."""
     TORN_RUN = "torn_run"
     """A switch of frames that another turn than its task's followed."""
+    WRONG_COMPANY = "wrong_company"
+    """Inputs in one turn that may not share one."""
     STALE_WRITE = "stale_write"
     """Something written under another fence than the one that the turn had."""
 
@@ -70,6 +72,8 @@ class Sent:
     accepted: bool = True
     """False: refused, so it must have left nothing."""
     cancel_asked: bool = False
+    context: int | None = None
+    merge_key: str | None = None
     follows: str | None = None
     """The turn that left this input as its task, in another frame; None: it came from outside."""
 
@@ -233,6 +237,19 @@ def may_overtake(later: Sent, earlier: Sent) -> bool:
     return later.when == "interrupt" and earlier.when != "interrupt"
 
 
+def only_what_may_share_a_turn_does(evidence: Evidence) -> Iterator[Violation]:
+    """One context and one merge key; steers beside whatever they have joined; of everything else one."""
+    sent = {(one.session, one.key): one for one in evidence.sent}
+    takers = _by((row for row in evidence.stored if row.turn_id), lambda row: (row.session, row.turn_id))
+    for (session, turn_id), rows in takers.items():
+        inputs = [sent[(session, row.key)] for row in rows if (session, row.key) in sent]
+        alone = [one for one in inputs if one.when not in ("steer", "merge")]
+        keys = {one.merge_key for one in inputs if one.when == "merge"}
+        if len({one.context for one in inputs if one.follows is None}) > 1 or len(alone) + len(keys) > 1:
+            texts = [(one.text, one.when, one.merge_key, one.context) for one in inputs]
+            yield Violation(Wrong.WRONG_COMPANY, session, f"turn {turn_id} has {texts}")
+
+
 def turns_and_revisions_have_no_gaps(evidence: Evidence) -> Iterator[Violation]:
     said = _by(evidence.history, lambda one: one.session)
     turns_of = _by(evidence.turns, lambda one: one.session)
@@ -338,6 +355,7 @@ LAWS = (
     every_text_is_said_once,
     every_text_is_in_the_turn_that_took_it,
     inputs_are_taken_in_order,
+    only_what_may_share_a_turn_does,
     turns_and_revisions_have_no_gaps,
     every_call_has_its_result,
     every_finished_turn_answers_its_last_text,

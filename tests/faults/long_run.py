@@ -34,7 +34,7 @@ from tests.services import PrivatePostgres, PrivateRedis, wait_until
 LEASE_TTL = 2.0
 OUTAGE_MS = 5000
 """How long the restart of a server may be felt."""
-QUIET_SECONDS = 120.0
+QUIET_SECONDS = 240.0
 """How long the workers may take for what is left when the last fault is over."""
 SENDER_THREADS = 4
 PAUSE_MS = 600

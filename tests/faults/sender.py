@@ -86,6 +86,7 @@ class Sender:
                     idempotency_key=plan.key,
                     when=plan.when,
                     available_at=available_at,
+                    context=None if plan.context is None else {"of": plan.context},
                     merge_key=plan.merge_key,
                     quiet=plan.quiet_ms / 1000 or None,
                 )

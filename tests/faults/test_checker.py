@@ -238,6 +238,49 @@ def test_a_switch_is_followed_by_its_task() -> None:
     assert Wrong.TORN_RUN in {one.wrong for one in check(replace(evidence, sent=strayed))}
 
 
+def shared(first: Sent, second: Sent) -> Evidence:
+    """Two inputs in the first turn."""
+    evidence = clean()
+    one, two, three = evidence.stored
+    history = [replace(said, revision=1) if said.text == text(2) else said for said in evidence.history]
+    return replace(
+        evidence,
+        sent=[first, second, evidence.sent[2]],
+        stored=[one, replace(two, turn_id="t1"), three],
+        history=history,
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "may"),
+    [
+        ("queue", "steer", True),
+        ("steer", "steer", True),
+        ("merge a", "merge a", True),
+        ("merge a", "steer", True),
+        ("queue", "queue", False),
+        ("queue", "interrupt", False),
+        ("merge a", "merge b", False),
+        ("queue", "merge a", False),
+        ("steer", "steer in another context", False),
+    ],
+)
+def test_only_what_may_share_a_turn_does(first: str, second: str, may: bool) -> None:
+    def sent(number: int, how: str) -> Sent:
+        when, _, key = how.partition(" ")
+        return Sent(
+            session="s",
+            key=f"k{number}",
+            text=text(number),
+            when=when,
+            merge_key=key if when == "merge" else None,
+            context=1 if "context" in key else None,
+        )
+
+    wrongs = {one.wrong for one in check(shared(sent(1, first), sent(2, second)))}
+    assert (Wrong.WRONG_COMPANY not in wrongs) is may
+
+
 def test_a_command_needs_its_end_and_no_answer() -> None:
     evidence = clean()
     first, second, third = evidence.sent

@@ -19,6 +19,8 @@ POLICIES = {When.QUEUE: 40, When.REJECT: 8, When.STEER: 20, When.INTERRUPT: 8, W
 """How often each is drawn."""
 COMMANDS = (CommandKind.APPEND_SESSION_NODES, CommandKind.REFRESH_TOOL_CATALOG, CommandKind.RESET_SESSION)
 DELAYED_SHARE, COMMAND_SHARE, QUIET_SHARE, CANCEL_SHARE, SILENT_SHARE = 0.12, 0.12, 0.5, 0.06, 0.15
+CONTEXT_SHARE = 0.15
+"""Of the inputs that have a context, so that they share a turn with their like only."""
 SILENT_COMMANDS = {CommandKind.REFRESH_TOOL_CATALOG, CommandKind.RESET_SESSION}
 LONGEST_DELAY_MS, LONGEST_QUIET_MS = 3000, 600
 BURST_SHARE = 0.6
@@ -34,6 +36,7 @@ class Planned:
     when: str
     command: CommandKind | None
     wish: str
+    context: int | None
     merge_key: str | None
     quiet_ms: int
     delay_ms: int
@@ -88,6 +91,7 @@ def planned(seed: int, session: str, number: int, mean_pause_ms: int) -> Planned
         when=when,
         command=command,
         wish=dice.choice(sorted(WISHES)),
+        context=1 if dice.random() < CONTEXT_SHARE and command is None else None,
         merge_key=dice.choice("ab") if when == "merge" else None,
         quiet_ms=dice.randint(1, LONGEST_QUIET_MS) if when == "merge" and dice.random() < QUIET_SHARE else 0,
         delay_ms=dice.randint(1, LONGEST_DELAY_MS)
@@ -129,6 +133,8 @@ def _sent(plan: Planned, *, accepted: bool) -> Sent:
         text="" if plan.command in SILENT_COMMANDS else plan.text,
         when=plan.when,
         command=plan.command is not None,
+        context=plan.context,
+        merge_key=plan.merge_key,
         delayed=plan.delay_ms > 0,
         quiet=plan.quiet_ms > 0,
         accepted=accepted,
