@@ -166,8 +166,8 @@ class Adversary:
     def _victim(self, chance: float) -> WorkerProcess:
         """One of the workers that are up; rather one that has turns than one that has none.
 
-        Three times in four another one is up as well. A turn that is lost five times with nothing recorded in between is
-        a dead letter, as documented, and on a slow machine workers would be killed as fast as they start.
+        Three times in four another one is up as well. A turn that is lost five times with nothing recorded in between
+        is a dead letter, as documented, and on a slow machine workers would be killed as fast as they start.
         """
         while len(ready := self._ready()) < (1 if chance < 0.25 else 2):
             self.rest(0.1)
