@@ -5,65 +5,157 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from sqlalchemy import Table
 
 from lash_tasks import SwitchFrame, ToolContext, tool
+from lash_tasks.domain.hooks import EnqueueMessages, PluginMessage
+from lash_tasks.domain.ids import BatchId
+from lash_tasks.domain.messages import text_of
+from lash_tasks.domain.plugins import Hook
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
+from lash_tasks.plugins.plugin import Directives, HookContext
+from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.providers.scripted import RULES, last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.settings import Settings
+from lash_tasks.stores.sql import tables
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.definition import Tool
 from tests.turns.models import Model, call_number, calls, out_of_order, says
-from tests.turns.stage import DieAt, Stage, agent, emptied
+from tests.turns.plugins import Does, plugin
+from tests.turns.stage import AGENT, SESSION, DieAt, Stage, agent, emptied
 
 TEXTS = (
     'two at once: call weather {"city": "Oslo"} call weather {"city": "Rome"}',
     "only words",
 )
-REPEATED_EFFECT = {CrashPoint.AFTER_PERFORM}
+REPEATED_EFFECT = frozenset({CrashPoint.AFTER_PERFORM})
 """Where an effect was done and not recorded: there, and only there, it is done again."""
 
 
-Make = Callable[[Tool[..., object]], tuple[Agent, Model]]
+@dataclass
+class Scene:
+    """What is sent, to which agent, and what the model says; `tool` is one that every scene may use."""
+
+    tool: Tool[..., object]
+    effects: Counter[str] = field(default_factory=Counter)
+    """What a scene counts of its own: calls of plugins, and of further tools."""
+    agent: Agent = field(init=False)
+    model: Model = field(default_factory=Model)
+    send: Callable[[Stage], object] = lambda stage: [stage.send(text) for text in TEXTS]
+    turns: int = len(TEXTS)
+    free: frozenset[CrashPoint] = frozenset()
+    """Points where an effect that is done again may be one that costs nothing and is not counted."""
+    tables: tuple[Table, ...] = ()
+    """Tables whose rows are counted beside the usual ones."""
 
 
-def plain(weather: Tool[..., object]) -> tuple[Agent, Model]:
-    return agent(weather), Model()
+Make = Callable[[Scene], None]
 
 
-def typed_with_a_fallback(weather: Tool[..., object]) -> tuple[Agent, Model]:
-    """The first model fails, the second one's first answer does not fit."""
+def plain(scene: Scene) -> None:
+    scene.agent = agent(scene.tool)
+
+
+def typed_with_a_fallback(scene: Scene) -> None:
+    """The first model fails, the second one's first answer does not fit. That it is checked again costs nobody."""
 
     def rule(request: ModelRequest) -> ModelResponse:
         if "does not fit" in last_user_text(request):
             return says('{"answer": 1}')
         return RULES["echo"](request)
 
-    wanted = agent(weather, model="test:down", fallbacks=["test:test"], output_type=dict[str, int])
-    return wanted, Model(rule, before=out_of_order)
+    scene.agent = agent(scene.tool, model="test:down", fallbacks=["test:test"], output_type=dict[str, int])
+    scene.model = Model(rule, before=out_of_order)
+    scene.free = REPEATED_EFFECT
 
 
-def switching_frames(weather: Tool[..., object]) -> tuple[Agent, Model]:
-    """The round ends with a switch, so the answer is given in another frame."""
+def joined_in_mid_turn(scene: Scene) -> None:
+    """Input that is there before the first checkpoint joins; a delivered message comes but once, like its sender."""
+    scene.agent = agent(scene.tool)
+
+    def send(stage: Stage) -> None:
+        stage.send(TEXTS[0], idempotency_key="opening")
+
+        def before(_call: ModelCall, _interrupt: Interrupt) -> None:
+            for number in (1, 2):
+                stage.inject(f"and {number}?", id=BatchId(f"joins-{number}"), source_key=f"joins-{number}")
+
+        scene.model = stage.model = Model(before=before)
+
+    scene.send, scene.turns = send, 1
+
+
+def switching_frames(scene: Scene) -> None:
+    """A turn that ends in another frame, and the one that follows it there."""
 
     @tool
-    def go_on(ctx: ToolContext) -> SwitchFrame:
-        """Go on elsewhere."""
-        return SwitchFrame("tell it", "rain", initial_messages=["it rains"])
+    def go_on(task: str) -> SwitchFrame:
+        """Go on with a task in another frame."""
+        scene.effects["go_on"] += 1
+        return SwitchFrame(task, "plan", ["the seed"], "plan_mode")
 
     def rule(request: ModelRequest) -> ModelResponse:
-        if last_user_text(request) == TEXTS[0] and call_number(request) == 1:
-            return calls(("weather", '{"city": "Oslo"}'), ("weather", '{"city": "Rome"}'), ("go_on", "{}"))
+        if last_user_text(request) == "go" and call_number(request) == 1:
+            return calls(("go_on", '{"task": "only words"}'))
         return RULES["echo"](request)
 
-    return agent(weather, go_on), Model(rule)
+    scene.agent, scene.model = agent(scene.tool, go_on), Model(rule)
+    scene.send = lambda stage: [stage.send(text) for text in ("go", TEXTS[1])]
+    scene.turns, scene.tables = 3, (tables.frames,)
+
+
+def with_plugins(scene: Scene) -> None:
+    """A plugin that puts messages in wherever it may, and remembers how often it was called."""
+
+    def adds(text: str, once: bool = False) -> Does:
+        def does(ctx: HookContext) -> Directives:
+            scene.effects[f"{text} {ctx.turn_index}"] += 1
+            said = ctx.memory if isinstance(ctx.memory, list) else []
+            ctx.memory = [*said, text]
+            if once and any(text in text_of(message) for message in ctx.messages):
+                return None
+            return EnqueueMessages((PluginMessage(text),))
+
+        return does
+
+    def counts(ctx: HookContext) -> Directives:
+        scene.effects[f"prepared {ctx.turn_index}"] += 1
+        return None
+
+    watch = plugin(
+        {
+            Hook.PREPARE_CONTEXT: counts,
+            Hook.BEFORE_TURN: adds("by the way"),
+            Hook.AT_CHECKPOINT: adds("and also", once=True),
+            Hook.AFTER_TURN: adds("that was it"),
+        }
+    )
+    scene.agent = agent(scene.tool, plugins=[watch])
+    scene.send, scene.turns, scene.tables = lambda stage: stage.send(TEXTS[0]), 1, (tables.states,)
+
+
+def commanded(scene: Scene) -> None:
+    """Commands between inputs: turns that ask no model, whose only effect costs nothing."""
+
+    def send(stage: Stage) -> None:
+        stage.send(TEXTS[1])
+        for kind, arguments in (("configure_session", {"spec": {"max_turns": 7}}), ("reset_session", {})):
+            values = {"session_id": SESSION, "kind": kind, "arguments": arguments, "idempotency_key": kind}
+            with stage.ingress() as ingress:
+                ingress.command(CommandRequest.parse({**values, "agent": AGENT}))
+        stage.send("more words")
+
+    scene.agent, scene.send, scene.turns, scene.free = agent(scene.tool), send, 4, REPEATED_EFFECT
 
 
 class Run:
-    """One run of the two turns with a death somewhere, and all that can be seen of it."""
+    """One run of a scene with a death somewhere, and all that can be seen of it."""
 
     def __init__(self, settings: Settings, die_at: DieAt, make: Make) -> None:
         lock = threading.Lock()
@@ -78,15 +170,17 @@ class Run:
                 self.keys.add((city, ctx.idempotency_key))
             return f"rain in {city}"
 
-        served, self.model = make(weather)
-        with Stage(settings=emptied(settings), agents=[served], model=self.model) as stage:
-            for text in TEXTS:
-                stage.send(text)
+        self.scene = scene = Scene(weather)
+        make(scene)
+        with Stage(settings=emptied(settings), agents=[scene.agent], model=scene.model) as stage:
+            scene.send(stage)
             stage.run_all(die_at)
+            self.model = scene.model
             self.passed = die_at.passed
             self.transcript = stage.transcript()
             self.results = [_without_times(turn.result) for turn in stage.turns()]
-            self.rows = stage.row_counts()
+            self.rows = {**stage.row_counts(), **{table.name: len(stage.rows(table)) for table in scene.tables}}
+            self.states = sorted(stage.states().values())
 
 
 def _without_times(result: Any) -> Any:
@@ -98,11 +192,14 @@ def _calls(calls: Any) -> list[tuple[str, Any, Any]]:
     return [(call.call_id, call.arguments, call.outcome.value) for call in calls]
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("make", [plain, typed_with_a_fallback, switching_frames])
+@pytest.mark.shows("T13")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "make", [plain, typed_with_a_fallback, joined_in_mid_turn, switching_frames, with_plugins, commanded]
+)
 def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(settings: Settings, make: Make) -> None:
     whole = Run(settings, DieAt(), make)
-    assert len(whole.results) == len(TEXTS) + (make is switching_frames)
+    assert len(whole.results) == whole.scene.turns
     never_passed = set(CrashPoint) - set(whole.passed) - {CrashPoint.AFTER_BEGUN, CrashPoint.AFTER_CHECKPOINT}
     assert not never_passed
 
@@ -113,8 +210,12 @@ def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(sett
             assert died.transcript == whole.transcript, where
             assert died.results == whole.results, where
             assert died.rows == whole.rows, where
+            assert died.states == whole.states, where
             assert len(died.keys) == len(whole.keys), "a call changed its idempotency key"
-            again = (died.model.asked - whole.model.asked).total() + (died.tools - whole.tools).total()
-            # An answer is also checked again and a switch asked for again, which costs nobody anything: not counted.
-            uncounted = make is not plain and point is CrashPoint.AFTER_PERFORM
-            assert again == (point in REPEATED_EFFECT) or (uncounted and again == 0), where
+            done = (
+                (died.model.asked - whole.model.asked).total(),
+                (died.tools - whole.tools).total(),
+                (died.scene.effects - whole.scene.effects).total(),
+            )
+            again = sum(done)
+            assert again == (point in REPEATED_EFFECT) or (again == 0 and point in whole.scene.free), (where, done)
