@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar
 
 from lash_tasks.clock import Clock
-from lash_tasks.domain.codec import decode
-from lash_tasks.domain.ids import BatchId, ReplayKey
+from lash_tasks.domain.ids import ReplayKey
 from lash_tasks.domain.journal import (
-    EffectKind,
     EffectState,
     Envelope,
     JournalRow,
@@ -20,7 +17,7 @@ from lash_tasks.domain.journal import (
     RecordReply,
     RecordVerdict,
 )
-from lash_tasks.errors import LashError, StoreError, StoreUnavailable
+from lash_tasks.errors import StoreError, StoreUnavailable
 from lash_tasks.ports import Interrupt, Interrupted, InterruptReason
 from lash_tasks.runtime.journal_writer import JournalWriter
 from lash_tasks.stores.protocols import OpenedTurn
@@ -47,26 +44,6 @@ def patiently(write: Callable[[], T], clock: Clock, interrupt: Interrupt) -> T:
                 raise
             clock.wait(never, seconds)
     return write()
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """What a checkpoint's outcome says of each input, as far as its claim goes."""
-
-    batch_id: BatchId
-
-
-def recorded_claims(journal: Sequence[RecordedEffect]) -> tuple[BatchId, ...]:
-    """The batches that the checkpoints in the journal have claimed, whether or not a replay gets that far."""
-    claims: list[_Claim] = []
-    for effect in journal:
-        if effect.replay_key.split(":")[-2] != EffectKind.CHECKPOINT:
-            continue
-        try:
-            claims += decode(tuple[_Claim, ...], effect.outcome or b"")
-        except (ValueError, LashError):
-            log.error("the claims of a checkpoint cannot be read", extra={"replay_key": effect.replay_key})
-    return tuple(claim.batch_id for claim in claims)
 
 
 class TurnJournal:

@@ -43,7 +43,7 @@ from lash_tasks.runtime.compaction import Compaction
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.drive import Drive
 from lash_tasks.runtime.frame_runs import Continuation, End, continuation
-from lash_tasks.runtime.journal import TurnJournal, patiently, recorded_claims
+from lash_tasks.runtime.journal import TurnJournal, patiently
 from lash_tasks.runtime.journal_writer import JournalWriter
 from lash_tasks.runtime.live import LivePublisher
 from lash_tasks.runtime.performer import EffectPerformer
@@ -331,7 +331,7 @@ class SessionRunner:
             turn_index=intent.turn_index,
             base_revision=intent.base_revision,
             # A turn that stopped before its journal did, or that cannot be read, still ends what it has claimed.
-            batch_ids=tuple(dict.fromkeys((*result.batch_ids, *recorded_claims(opened.journal)))),
+            batch_ids=tuple(dict.fromkeys((*result.batch_ids, *opened.claimed))),
             refuse_if_joinable=may_wait,
             agent=intent.agent,
             context_digest=drive.performer.context_digest if drive is not None else "",

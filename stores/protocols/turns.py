@@ -60,6 +60,8 @@ class OpenedTurn:
     attempt: int
     """1 at first; counts openings after a holder died without having recorded anything."""
     batches: tuple[BatchRecord, ...]
+    claimed: tuple[BatchId, ...]
+    """All that the turn has claimed so far, at its opening and at checkpoints, as its batches themselves say."""
     journal: tuple[RecordedEffect, ...]
     history: tuple[StoredNode, ...]
     """What the session shows, oldest first: nodes of the current frame on the active path that are not tombstoned."""

@@ -142,6 +142,10 @@ SELECT e.replay_key, e.ordinal, e.fence, e.state, e.envelope, coalesce(e.outcome
 FROM lash_effects e LEFT JOIN lash_blobs blob ON blob.ref = e.outcome_ref
 WHERE e.scope = %(effect_scope)s::text ORDER BY e.ordinal, e.replay_key"""
 
+CLAIMED: LiteralString = """
+SELECT b.id FROM lash_batches b
+WHERE b.session_id = %(session_id)s::text AND b.turn_id = %(turn_id)s::text AND b.state = 'claimed' ORDER BY b.seq"""
+
 # ---------------------------------------------------------------- record
 
 # Fences are locked in the order of their scopes, so that two writers of many turns cannot deadlock. No key may come

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Exists, Update, case, delete, exists, func, insert, literal, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from lash_tasks.domain.ids import SessionId, TurnId, blob_ref, effect_scope, fence_scope
+from lash_tasks.domain.ids import BatchId, SessionId, TurnId, blob_ref, effect_scope, fence_scope
 from lash_tasks.domain.journal import EffectState, JournalRow
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
@@ -120,6 +120,9 @@ def opened(connection: Connection, request: OpenRequest, session: Row | None, re
         fence=row["fence"],
         attempt=row["attempt"],
         batches=tuple(batch_record(by_id[batch_id]) for batch_id in intent.batch_ids),
+        claimed=tuple(sorted(claimed_ids(connection, intent.session_id, intent.turn_id)))
+        if resumed
+        else intent.batch_ids,
         journal=tuple(
             recorded_effect(row, intent)
             for row in _journal(connection, effect_scope(intent.session_id, intent.turn_id))
@@ -180,13 +183,13 @@ def claim(connection: Connection, turn_id: TurnId, run: Sequence[Row]) -> None:
     )
 
 
-def claimed_ids(connection: Connection, session_id: SessionId, turn_id: TurnId) -> set[str]:
+def claimed_ids(connection: Connection, session_id: SessionId, turn_id: TurnId) -> set[BatchId]:
     query = select(batches.c.id).where(
         batches.c.session_id == session_id,
         batches.c.turn_id == turn_id,
         batches.c.state == BatchState.CLAIMED.value,
     )
-    return set(connection.execute(query).scalars())
+    return set(map(BatchId, connection.execute(query).scalars()))
 
 
 # ---------------------------------------------------------------- journal

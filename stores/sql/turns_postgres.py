@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from lash_tasks.domain.ids import effect_scope, fence_scope
+from lash_tasks.domain.ids import BatchId, effect_scope, fence_scope
 from lash_tasks.domain.journal import EffectState, JournalRow, RecordReply, RecordVerdict
 from lash_tasks.domain.queue import MAX_BATCHES_PER_CLAIM, BatchState, encode_joined
 from lash_tasks.stores.protocols import (
@@ -82,10 +82,13 @@ class PostgresTurns:
             if opened["turn_id"] is None:
                 return NotOpened(opened["otherwise"])
             intent, journal = turn_intent(opened), []
+            claimed = intent.batch_ids
             whole = request.known_revision < max(opened["path_revision"], 1)
             if opened["resumed"]:
-                journal_of = {"effect_scope": effect_scope(intent.session_id, intent.turn_id)}
-                [journal] = pipelined(connection, [(sql.JOURNAL, journal_of)])
+                scope = effect_scope(intent.session_id, intent.turn_id)
+                of_turn = {"session_id": intent.session_id, "turn_id": intent.turn_id, "effect_scope": scope}
+                journal, batches_of = pipelined(connection, [(sql.JOURNAL, of_turn), (sql.CLAIMED, of_turn)])
+                claimed = tuple(BatchId(row["id"]) for row in batches_of)
             if whole and opened["branched"]:
                 [history] = pipelined(connection, [(sql.BRANCHED_HISTORY, turn)])
         return OpenedTurn(
@@ -94,6 +97,7 @@ class PostgresTurns:
             fence=opened["fence"],
             attempt=opened["attempt"],
             batches=tuple(map(batch_record, batches)),
+            claimed=claimed,
             journal=tuple(recorded_effect(row, intent) for row in journal),
             history=tuple(map(stored_node, history)),
             whole=whole,

@@ -231,6 +231,23 @@ def test_with_a_turn_that_cannot_be_read_the_inputs_that_joined_it_are_buried(st
     assert_buried(stage, dead, *joined)
 
 
+def test_a_checkpoint_that_cannot_be_read_takes_its_turn_and_what_joined_it_and_no_more(stage: Stage) -> None:
+    """Which inputs had joined was read from the checkpoint, and without it no commit ever fitted."""
+
+    def before(call: ModelCall, interrupt: Interrupt) -> None:
+        if model.asked.total() == 1:
+            joined.append(stage.inject("and"))
+
+    joined: list[BatchId] = []
+    stage.model = model = Model(before=before)
+    dead = stage.send("hello")
+    assert stage.run(Death(CrashPoint.AFTER_CHECKPOINT)) is None
+    stage.send("behind")
+    assert spoiled(stage, "lash_effects", "outcome", "replay_key LIKE '%:checkpoint:%'") == 1
+    assert run_to_the_end(stage) == MAX_ATTEMPTS
+    assert_buried(stage, dead, *joined)
+
+
 def test_a_result_that_cannot_be_committed_is_buried_without_its_content(stage: Stage) -> None:
     class Choosy(TurnsBetween):
         def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
