@@ -113,3 +113,11 @@ def test_a_person_is_told_when_what_was_streamed_does_not_count(capsys: pytest.C
     assert out[0::2] == ["Half an ans", "Half an answer", "A whole answer"]
     assert out[1].startswith("↺ attempt 2")
     assert out[3].startswith("↺ the model is asked again")
+
+
+def test_a_person_sees_where_a_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    transcript = Transcript(Output(as_json=False), "s")
+    transcript.show(committed("t1", 4, ""))
+    transcript.show(event(Marker.AGENT_FRAME_SWITCHED, frame_id="plan", task="book it", follow_up="t1:agent-frame:1"))
+
+    assert capsys.readouterr().out.splitlines() == ["✓ turn 4 committed", "⇢ goes on in frame plan: book it"]
