@@ -78,6 +78,7 @@ def test_a_cancel_that_a_beat_finds_before_the_first_effect_counts(stage: Stage)
     assert_cancelled(stage)
 
 
+@pytest.mark.shows("P7")
 def test_in_a_model_call_the_provider_is_interrupted_and_half_an_answer_is_dropped(stage: Stage) -> None:
     seen: list[Interrupt] = []
 

@@ -97,7 +97,7 @@ def assert_answered_once(stage: Stage) -> None:
 # ---------------------------------------------------------------- a moment
 
 
-@pytest.mark.shows("T16")
+@pytest.mark.shows("T16", "P17")
 @either
 def test_a_record_is_tried_again_without_asking_the_model_again(stage: Stage, when: str) -> None:
     stage.send("hello")

@@ -78,6 +78,7 @@ def test_a_warm_turn_reads_no_history_and_shows_the_model_all_of_it(stage: Stage
     assert [node.parent_id for node in nodes] == [None, *(node.node_id for node in nodes[:-1])]
 
 
+@pytest.mark.shows("P5")
 def test_what_another_worker_has_committed_meanwhile_is_read(stage: Stage, watch: Watch) -> None:
     with watch.worker() as ours:
         stage.send("one")
