@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.adversary import Loss
 from tests.faults.long_run import Plan, run, take_overs
 from tests.faults.schedule import FaultKind, schedule, share
+from tests.faults.sum_runs import COUNTS as SUMMED
+from tests.faults.sum_runs import NUMBERS, TIMES, summed
 
 COUNTS = {
     FaultKind.KILL: 4,
@@ -68,3 +71,15 @@ def test_a_take_over_is_undisturbed_while_a_worker_and_the_servers_stay_up() -> 
     assert undisturbed(Loss(11_000, "b", []), outages=[]) == []
     assert undisturbed(Loss(11_000, "c", [turn]), outages=[]) == []
     assert undisturbed(outages=[9_000]) == undisturbed(outages=[11_000]) == []
+
+
+def test_runs_are_summed_with_all_their_times() -> None:
+    def run(seed: int, lost: int, *times: float) -> dict[str, Any]:
+        spread = {"all": list(times)}
+        counts = {name: {"kill": 1} for name in SUMMED}
+        numbers = {**dict.fromkeys(NUMBERS, 0), "lost": lost}
+        return {"seed": seed, **counts, **numbers, **dict.fromkeys(TIMES, spread)}
+
+    total = summed([run(1, 0, 2.0, 3.0), run(2, 1, 9.0)])
+    assert (total["seeds"], total["faults"], total["lost"]) == ([1, 2], {"kill": 2}, 1)
+    assert total["take_over_seconds"] == {"count": 3, "p50": 3.0, "p99": 9.0}
