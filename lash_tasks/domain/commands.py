@@ -13,7 +13,7 @@ from enum import StrEnum
 from lash_tasks.domain.codec import JsonObject, JsonValue, canonical, parse, scrub, short_digest
 from lash_tasks.domain.frames import Seed, read_seeds
 from lash_tasks.domain.ids import NodeId, name_problem
-from lash_tasks.domain.policies import SessionSpec, read_spec
+from lash_tasks.domain.policies import SessionSpec, read_spec, shown_name
 from lash_tasks.errors import InvalidInput
 
 MAX_REASON = 1000
@@ -115,7 +115,7 @@ def read_command(kind: CommandKind, arguments: Mapping[str, JsonValue]) -> Sessi
     known, read = _READERS[kind]
     for name in arguments:
         if name not in known:
-            raise InvalidInput(f"arguments.{name if isinstance(name, str) else '?'}", "is not a known field")
+            raise InvalidInput(f"arguments.{shown_name(name)}", "is not a known field")
     return read(arguments)
 
 

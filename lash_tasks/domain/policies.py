@@ -86,7 +86,7 @@ def read_spec(values: Mapping[str, JsonValue], field: str = "spec") -> SessionSp
         if name == "provider":
             raise InvalidInput(f"{field}.provider", _LEGACY)
         if name not in _READERS:
-            raise InvalidInput(f"{field}.{_shown(name)}", "is not a known field")
+            raise InvalidInput(f"{field}.{shown_name(name)}", "is not a known field")
         given[name] = None if value is None else _READERS[name](f"{field}.{name}", value)
     return SessionSpec(given, inherit)
 
@@ -135,7 +135,7 @@ def _options(field: str, value: JsonValue) -> JsonObject:
         raise InvalidInput(field, f"must be an object, not {_kind(value)}")
     for name in value:
         if name not in _OPTIONS:
-            raise InvalidInput(f"{field}.{_shown(name)}", "is not a known field")
+            raise InvalidInput(f"{field}.{shown_name(name)}", "is not a known field")
     try:
         ModelOptions(**value)
     except ConfigurationError as error:
@@ -160,7 +160,8 @@ _READERS: Mapping[str, Callable[[str, JsonValue], JsonValue]] = {
 }
 
 
-def _shown(name: object) -> str:
+def shown_name(name: object) -> str:
+    """The name of an unknown field, fit for a sentence whatever the caller wrote."""
     text = name if isinstance(name, str) else repr(name)
     return "".join(character if character.isprintable() else "?" for character in text)[:80]
 

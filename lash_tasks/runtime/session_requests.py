@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator
@@ -45,7 +45,7 @@ class CreateRequest(BaseModel):
     spec: dict[str, JsonValue] | None = None
 
     @staticmethod
-    def parse(values: Mapping[str, object], initial_messages: Sequence[object] = ()) -> NewSession:
+    def parse(values: Mapping[str, object], initial_messages: object = ()) -> NewSession:
         """The session in `values`, which begins with `initial_messages`; InvalidInput names the field that is wrong."""
         request = validated(CreateRequest, values)
         for field in ("caused_by", "usage_source"):
@@ -54,7 +54,7 @@ class CreateRequest(BaseModel):
         if request.parent == request.session_id:
             raise InvalidInput("parent", "must be another session")
         try:
-            seeds = read_seeds(list(initial_messages))
+            seeds = read_seeds(initial_messages)
         except ValueError as error:
             raise InvalidInput("initial_messages", str(error)) from None
         spec: JsonObject = dict(request.spec or {})

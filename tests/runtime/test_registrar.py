@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lash_tasks import Client, Settings
-from lash_tasks.errors import PayloadTooLarge
+from lash_tasks.errors import InvalidInput, PayloadTooLarge
 from lash_tasks.stores.sql import schema
 
 
@@ -30,3 +30,14 @@ def test_a_session_may_begin_with_no_more_than_an_input_holds(
         assert client.create_session("s").revision == 0
         with pytest.raises(PayloadTooLarge):
             client.create_session("s", fresh=True, **given)
+
+
+@pytest.mark.parametrize("given", ["hello", 5, {"role": "user", "text": "hello"}])
+def test_what_a_session_begins_with_is_a_list(sqlite_url: str, given: Any) -> None:
+    """A text was taken for a list of its letters, each a message of its own."""
+    schema.upgrade(sqlite_url)
+    with (
+        Client(Settings(database_url=sqlite_url)) as client,
+        pytest.raises(InvalidInput, match="initial_messages: must be a list of messages"),
+    ):
+        client.create_session("s", initial_messages=given)

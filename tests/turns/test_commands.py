@@ -96,6 +96,7 @@ def test_a_blank_key_is_refused(stage: Stage, key: str) -> None:
         ("branch_to_node", {}, "arguments.node_id"),
         ("append_session_nodes", {"nodes": []}, "arguments.nodes"),
         ("append_session_nodes", {"nodes": [{"role": "user"}]}, "arguments.nodes"),
+        ("reset_session", {"\ud800": "which no error could be printed with"}, "arguments.?"),
     ],
 )
 def test_a_bad_command_is_refused_by_its_field(stage: Stage, kind: str, arguments: dict[str, Any], field: str) -> None:
