@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import insert, text, update
 
-from lash_tasks.domain.queue import BatchState
+from lash_tasks.domain.queue import MAX_BATCHES_PER_CLAIM, BatchState
+from lash_tasks.stores.protocols import CheckpointRefused
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.queue import SqlInputQueue
-from tests.conformance.arrange import SESSION, Scene
+from tests.conformance.arrange import SESSION, Scene, journal_row
 from tests.conformance.callers import KINDS_OF_DATABASES, Caller, calling
 from tests.conformance.inputs import OTHER_SESSION, draft, serve, start_and_wait
 
@@ -84,6 +85,28 @@ def test_a_turn_that_is_just_being_opened_is_asked_to_stop_as_well(
     assert cancels(scene) == {"t": f"interrupted by input {sent.id}"}
     if other is not scene.database:
         other.close()
+
+
+def test_it_goes_before_a_line_longer_than_any_claim(scene: Scene, queue: SqlInputQueue) -> None:
+    for _ in range(MAX_BATCHES_PER_CLAIM + 1):
+        scene.send()
+    sent = draft(urgent=True)
+    queue.enqueue(sent)
+    assert [batch.id for batch in scene.open().batches] == [sent.id]
+
+
+def test_it_hides_the_steers_before_it_from_the_turn_that_is_to_stop(scene: Scene, queue: SqlInputQueue) -> None:
+    scene.send()
+    turn = scene.open()
+    steer = scene.inject()
+    queue.enqueue(sent := draft(urgent=True))
+    assert not scene.store.record([journal_row(turn)])[0].joinable
+    assert scene.checkpoint(turn) is CheckpointRefused.EMPTY
+    scene.committed(turn, refuse_if_joinable=True)
+    for expected in (sent.id, steer):
+        opened = scene.open()
+        assert [batch.id for batch in opened.batches] == [expected]
+        scene.committed(opened)
 
 
 def test_a_duplicate_stops_nothing_again(scene: Scene, queue: SqlInputQueue) -> None:
