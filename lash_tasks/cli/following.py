@@ -87,7 +87,14 @@ class Transcript:
                 return f"⇢ goes on in frame {data['frame_id']}: {data['task']}"
             case "queued_input_accepted":
                 return "\n".join(f"+ {joined['message']}" for joined in data["inputs"])
-            case "model_request_started" | "usage" | "reasoning_delta" | "queued_work_started" | "queue_changed":
+            case (
+                "model_request_started"
+                | "usage"
+                | "reasoning_delta"
+                | "queued_work_started"
+                | "queue_changed"
+                | "queued_messages_committed"
+            ):
                 return None
             case other:
                 return f"{other} {_compact(data)}"

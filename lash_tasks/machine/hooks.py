@@ -44,7 +44,7 @@ def stop(turn: Turn, kind: StopKind, issue: TurnIssue | None = None) -> Step:
 
 def finish(turn: Turn) -> Step:
     """The turn has its outcome: plugins see it once more, then it ends."""
-    return run_hooks(replace(turn, before_finalizing=turn), Hook.AFTER_TURN) or end(turn)
+    return run_hooks(turn, Hook.AFTER_TURN) or end(turn)
 
 
 def run_hooks(turn: Turn, hook: Hook, kind: CheckpointKind | None = None) -> Step | None:
@@ -72,7 +72,7 @@ def run_hooks(turn: Turn, hook: Hook, kind: CheckpointKind | None = None) -> Ste
         checkpoint=kind,
         summary=summarize(turn) if hook is Hook.AFTER_TURN else None,
     )
-    return order(turn, effect)
+    return order(replace(turn, before_finalizing=turn) if hook is Hook.AFTER_TURN else turn, effect)
 
 
 def after_hooks(turn: Turn, run: RunHooks, reply: HooksReturned) -> Step | Turn:

@@ -161,10 +161,14 @@ class Agent:
         return tuple(seen.values())
 
     def _checked_plugins(self) -> tuple[Plugin, ...]:
+        if not isinstance(self.plugins, Sequence):
+            raise ConfigurationError(f"agent {self.name!r}: plugins must be a list, not {self.plugins!r}")
         seen: dict[str, Plugin] = {}
         for item in self.plugins:
             if not isinstance(item, Plugin):
-                raise ConfigurationError(f"agent {self.name!r}: {item!r} is not a plugin; derive its class from Plugin")
+                raise ConfigurationError(
+                    f"agent {self.name!r}: plugin {item!r} must be an object of a class that derives from Plugin"
+                )
             spec_of(item)
             if item.id in seen:
                 raise ConfigurationError(f"agent {self.name!r}: two plugins have the id {item.id!r}; give one another")

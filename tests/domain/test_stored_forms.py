@@ -11,6 +11,17 @@ import pytest
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash, ToolSpec
 from lash_tasks.domain.codec import JsonValue, canonical, decode, encode, from_json, parse, to_json
 from lash_tasks.domain.frames import FrameSwitch, Seed
+from lash_tasks.domain.hooks import (
+    AbortTurn,
+    EmitEvent,
+    EnqueueMessages,
+    HookFailure,
+    Kept,
+    Placed,
+    PluginMessage,
+    PluginReport,
+    PreparedPrompt,
+)
 from lash_tasks.domain.ids import BatchId, BlobRef, CallId, MessageId, SessionId, TurnId
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import EffectKind, Envelope
@@ -25,6 +36,7 @@ from lash_tasks.domain.messages import (
     ToolResultPart,
     ToolStatus,
 )
+from lash_tasks.domain.plugins import Hook, PluginSpec
 from lash_tasks.domain.queue import (
     BatchRecord,
     BatchState,
@@ -53,7 +65,7 @@ from lash_tasks.domain.turns import (
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.domain.wakes import QueuedWake, wake_message
 from lash_tasks.errors import UnsupportedRecordSchemaVersion
-from lash_tasks.machine.effects import InstructionsRendered, OutputChecked
+from lash_tasks.machine.effects import HooksReturned, InstructionsRendered, OutputChecked
 from lash_tasks.machine.requests import ModelError, ModelOutcome, ModelResponse, TerminalReason
 
 CALL, BLOB = CallId("call_a"), BlobRef("0f" * 32)
@@ -169,6 +181,28 @@ FORMS: list[tuple[object, object, str]] = [
         AgentSnapshot("a", "m:x", "Hi", fallbacks=("m:y",), output_schema={"anyOf": [{"default": None}]}),
         '{"d":{"fallbacks":["m:y"],"instructions":"Hi","max_iterations":20,"max_turn_seconds":600,"model":"m:x",'
         '"name":"a","output_schema":{"anyOf":[{"default":null}]},"tools":[]},"v":1}',
+    ),
+    (
+        AgentSnapshot,
+        AgentSnapshot("a", "m:x", "", plugins=(PluginSpec("guard", "1", (Hook.BEFORE_TURN, Hook.AFTER_TURN), 5),)),
+        '{"d":{"instructions":"","max_iterations":20,"max_turn_seconds":600,"model":"m:x","name":"a","plugins":'
+        '[{"hooks":["before_turn","after_turn"],"id":"guard","priority":5,"version":"1"}],"tools":[]},"v":1}',
+    ),
+    (
+        HooksReturned,
+        HooksReturned(
+            (
+                PluginReport("a", (AbortTurn("c", "m"), EmitEvent("k", "l", {"x": None})), True, {"n": None}),
+                PluginReport("b", (EnqueueMessages((PluginMessage("Hi", Role.SYSTEM),), transient=True),)),
+            ),
+            HookFailure("c", "no"),
+            PreparedPrompt((Kept(0, 2), Placed(Role.USER, (TextPart("x"),))), ("y",)),
+        ),
+        '{"d":{"failure":{"message":"no","plugin":"c"},"prompt":{"contributions":["y"],"pieces":[{"count":2,"first":0,'
+        '"type":"kept"},{"parts":[{"text":"x","type":"text"}],"role":"user","type":"placed"}]},"reports":[{"changed":'
+        'true,"directives":[{"code":"c","message":"m","type":"abort_turn"},{"detail":{"x":null},"key":"k","label":"l",'
+        '"type":"emit_event"}],"plugin":"a","state":{"n":null}},{"changed":false,"directives":[{"messages":[{"role":'
+        '"system","text":"Hi"}],"transient":true,"type":"enqueue_messages"}],"plugin":"b"}]},"v":1}',
     ),
     (OutputChecked, OutputChecked({"a": None}), '{"d":{"value":{"a":null}},"v":1}'),
     (OutputChecked, OutputChecked(problem="no"), '{"d":{"problem":"no"},"v":1}'),

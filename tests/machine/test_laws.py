@@ -20,6 +20,7 @@ from lash_tasks.machine.effects import (
     CheckpointPassed,
     Effect,
     Finish,
+    HooksReturned,
     InstructionsRendered,
     ModelReturned,
     OutputChecked,
@@ -45,6 +46,7 @@ EVERY_FACT: list[Reply] = [
     returned("x"),
     NOTHING,
     joins("x"),
+    HooksReturned(),
 ]
 
 
@@ -228,6 +230,7 @@ def _answers(order: Effect, fact: Reply) -> bool:
             | (CallModel(), ModelReturned())
             | (CheckOutput(), OutputChecked())
             | (TakeCheckpoint(), CheckpointPassed())
+            | (RunHooks(), HooksReturned())
         ):
             return True
         case _:

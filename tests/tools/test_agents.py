@@ -9,9 +9,12 @@ import pytest
 
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import decode, encode, to_json
+from lash_tasks.domain.hooks import TurnSummary
 from lash_tasks.domain.ids import SessionId, TurnId
+from lash_tasks.domain.plugins import Hook, PluginSpec
 from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
+from lash_tasks.plugins.plugin import HookContext, Plugin
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.definition import tool
 
@@ -74,6 +77,10 @@ def test_tools_are_found_by_name() -> None:
     assert agent.tool("other") is None
 
 
+class Good(Plugin):
+    id = "good"
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -89,6 +96,9 @@ def test_tools_are_found_by_name() -> None:
         ({"instructions": greet_later}, "instructions must be a string or a plain function"),
         ({"tools": [len]}, "is not a tool; put @tool on the function"),
         ({"tools": [lookup, another]}, "two tools are named 'lookup'"),
+        ({"plugins": Good()}, "plugins must be a list"),
+        ({"plugins": [Good]}, "must be an object of a class that derives from Plugin"),
+        ({"plugins": [Good(), Good()]}, "two plugins have the id 'good'"),
         ({"max_iterations": 0}, "max_iterations must be a whole number of at least 1, not 0"),
         ({"max_turn_seconds": 1.5}, "max_turn_seconds must be a whole number of at least 1, not 1.5"),
         ({"max_turn_seconds": True}, "max_turn_seconds must be a whole number"),
@@ -100,6 +110,31 @@ def test_a_bad_agent_is_refused(changes: dict[str, Any], problem: str) -> None:
         Agent(**fields)
     assert str(caught.value).startswith("agent ")
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [("id", "", "id must not be empty"), ("version", 2, "version must be a string"), ("priority", "1", "whole number")],
+)
+def test_a_bad_plugin_is_refused(name: str, value: object, problem: str) -> None:
+    class Bad(Good):
+        pass
+
+    setattr(Bad, name, value)
+    with pytest.raises(ConfigurationError, match=problem):
+        Agent("support", "m:x", plugins=[Bad()])
+
+
+def test_an_agent_is_known_by_its_plugins_and_their_hooks() -> None:
+    class Spoken(Good):
+        version = "2"
+
+        def after_turn(self, ctx: HookContext, summary: TurnSummary) -> None:
+            pass
+
+    spec = PluginSpec("good", "2", (Hook.AFTER_TURN,))
+    assert Agent("support", "m:x", plugins=[Spoken()]).snapshot().plugins == (spec,)
+    assert Agent("support", "m:x").snapshot().plugins is None
 
 
 @pytest.mark.parametrize(

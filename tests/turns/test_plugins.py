@@ -12,6 +12,7 @@ import pytest
 from lash_tasks import tool
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.hooks import AbortTurn, EmitEvent, EnqueueMessages, PluginMessage
+from lash_tasks.domain.ids import fence_scope
 from lash_tasks.domain.messages import Origin, Role, TextPart, text_of
 from lash_tasks.domain.plugins import Hook
 from lash_tasks.domain.queue import BatchState
@@ -21,6 +22,7 @@ from lash_tasks.plugins.plugin import Directives, HookContext, Plugin
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
+from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.sql import tables
 from tests.turns.doubles import LiveRecorder
 from tests.turns.models import Model, calls, says, script
@@ -278,18 +280,23 @@ def test_a_plugin_that_fails_after_the_commit_changes_nothing(stage: Stage) -> N
 @pytest.mark.shows("P16")
 @pytest.mark.parametrize("when", ["queue", "reject"])
 def test_a_plugin_may_send_when_the_turn_is_committed_because_its_session_is_free(stage: Stage, when: str) -> None:
-    leases = []
+    shared = stage.shared = open_memory_stores(clock=stage.clock)
+    held: list[frozenset[str]] = []
+
+    def looks(ctx: HookContext) -> Directives:
+        assert shared.leases.held([fence_scope(SESSION)])
+        return None
 
     def sends(ctx: HookContext) -> Directives:
-        leases.append(stage.shared is not None and stage.shared.leases.held([f"session:{SESSION}"]))
-        if len(leases) == 1:
+        held.append(shared.leases.held([fence_scope(SESSION)]))
+        if len(held) == 1:
             stage.send("and then", when=when)
         return None
 
-    with_plugins(stage, plugin({Hook.TURN_PERSISTED: sends}))
+    with_plugins(stage, plugin({Hook.AFTER_TURN: looks, Hook.TURN_PERSISTED: sends}))
     stage.answer("Hello")
     assert [turn.text for turn in stage.results()] == ["You said: Hello", "You said: and then"]
-    assert not any(leases)
+    assert held == [frozenset()] * 2
 
 
 # ---------------------------------------------------------------- failures, deps, order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lash_tasks import Agent, TurnContext, tool
 from lash_tasks.clock import FakeClock
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash, ToolSpec
+from lash_tasks.domain.plugins import Hook, PluginSpec
 from lash_tasks.machine.turn import MACHINE_VERSION
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.maintenance import RESCUE_AGAIN_MS, RING_AGAIN_MS
@@ -108,6 +110,10 @@ def snapshot(*tools: ToolSpec, instructions: str | None = "", typed: bool = Fals
     return AgentSnapshot("support", "test:model", instructions, tools, output_schema={} if typed else None)
 
 
+def with_plugin(*hooks: Hook, version: str = "1") -> AgentSnapshot:
+    return replace(snapshot(), plugins=(PluginSpec("guard", version, hooks or (Hook.BEFORE_TURN,)),))
+
+
 LOOKUP = ToolSpec("lookup", "Look something up.", {"type": "object"})
 
 
@@ -122,6 +128,10 @@ LOOKUP = ToolSpec("lookup", "Look something up.", {"type": "object"})
         (snapshot(), snapshot(instructions=None), ("a function for its instructions",)),
         (snapshot(), snapshot(typed=True), ("an output type",)),
         (snapshot(typed=True), snapshot(), ()),
+        (with_plugin(), snapshot(), ()),
+        (with_plugin(version="2"), with_plugin(), ()),
+        (snapshot(), with_plugin(), ("the hook before_turn of the plugin 'guard'",)),
+        (with_plugin(Hook.AFTER_TURN), with_plugin(), ("the hook before_turn of the plugin 'guard'",)),
     ],
 )
 def test_code_stands_in_for_another_version_if_its_functions_are_there(
