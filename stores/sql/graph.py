@@ -7,19 +7,17 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Connection, delete, select, text, tuple_, update
 
-from lash_tasks.domain.ids import NodeId, SessionId, fence_scope
+from lash_tasks.domain.ids import NodeId, SessionId
 from lash_tasks.domain.sessions import Place, SessionGraph, StoredNode
 from lash_tasks.stores.sql.conditions import now_of
 from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.fencing import lock_fence
 from lash_tasks.stores.sql.paths import CURRENT_LEAF, GIVEN_LEAF, ON_PATH, WALK
 from lash_tasks.stores.sql.rows import Row, stored_node
 from lash_tasks.stores.sql.tables import nodes, sessions
 
 _PATH_TO_LEAF = text(f"WITH RECURSIVE {CURRENT_LEAF}, {WALK} {ON_PATH} ORDER BY n.revision, n.ordinal")
 _PATH_TO_NODE = text(f"WITH RECURSIVE {GIVEN_LEAF}, {WALK} {ON_PATH} ORDER BY n.revision, n.ordinal")
-_LOCK_FENCE = text(
-    "INSERT INTO lash_fences (scope) VALUES (:scope) ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence"
-)
 _IN_ORDER = (nodes.c.revision, nodes.c.ordinal)
 
 
@@ -73,7 +71,7 @@ class SqlGraphStore:
         # A turn that runs now has read what is hidden here. So it is what comes after that turn that reads all anew.
         forget = update(sessions).where(sessions.c.id == session_id)
         with self._database.transaction() as connection:
-            connection.execute(_LOCK_FENCE, {"scope": fence_scope(session_id)})
+            lock_fence(connection, session_id)
             hidden = connection.execute(hide).rowcount
             if hidden:
                 connection.execute(forget.values(path_revision=sessions.c.head_revision + 2))
@@ -164,7 +162,7 @@ def _remove(
     Commits are chains that hang from one another by their first nodes. So a commit that loses its first node hands the
     place on, and what hangs from a commit of which nothing is left hangs from what that one hung from.
     """
-    connection.execute(_LOCK_FENCE, {"scope": fence_scope(session_id)})
+    lock_fence(connection, session_id)
     picked = select(*_IN_ORDER).where(nodes.c.session_id == session_id, *hidden).limit(limit)
     gone = {(row.revision, row.ordinal) for row in connection.execute(picked)}
     if not gone:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, or_, select, text, update
 
-from lash_tasks.domain.ids import BatchId, SessionId, TurnId, fence_scope
+from lash_tasks.domain.ids import BatchId, SessionId, TurnId
 from lash_tasks.domain.queue import (
     BatchDraft,
     BatchRecord,
@@ -41,6 +41,7 @@ from lash_tasks.stores.sql.caller_connections import (
 )
 from lash_tasks.stores.sql.conditions import in_order, in_state, is_held_back, now_of, quiet_until
 from lash_tasks.stores.sql.engine import POSTGRES_NOW, Database
+from lash_tasks.stores.sql.fencing import lock_fence
 from lash_tasks.stores.sql.rows import batch_record
 from lash_tasks.stores.sql.tables import batches, dead_letters, sessions
 
@@ -120,9 +121,6 @@ _STORED = PortableStatement.of(
     "SELECT id, input_digest FROM lash_batches WHERE session_id = :session_id AND source_key = :source_key"
 )
 _AGENTS = PortableStatement.of("SELECT DISTINCT name FROM lash_agents ORDER BY name")
-_LOCK_FENCE = text(
-    "INSERT INTO lash_fences (scope) VALUES (:scope) ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence"
-)
 
 
 class SqlInputQueue:
@@ -141,7 +139,7 @@ class SqlInputQueue:
             return enqueued
         with self._database.transaction() as connection:
             if reject_if_busy:
-                connection.execute(_LOCK_FENCE, {"scope": fence_scope(draft.session_id)})
+                lock_fence(connection, draft.session_id)
             return self._enqueue(SqlAlchemyConnection(connection), draft, only_if_idle=reject_if_busy)
 
     def _stop_what_was_being_opened(self, draft: BatchDraft) -> None:
@@ -152,7 +150,7 @@ class SqlInputQueue:
         late = {"id": draft.id, "session_id": draft.session_id, "now_ms": self._database.now_override()}
         try:
             with self._database.transaction() as connection:
-                connection.execute(_LOCK_FENCE, {"scope": fence_scope(draft.session_id)})
+                lock_fence(connection, draft.session_id)
                 connection.execute(text(_INTERRUPT_LATE.format(now=self._database.now_sql)), late)
         except StoreUnavailable:  # the batch is accepted all the same, and goes first
             _log.warning("no turn that is being opened could be interrupted", extra={"session_id": draft.session_id})

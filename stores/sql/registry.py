@@ -15,13 +15,10 @@ from lash_tasks.domain.sessions import SessionHead, graft
 from lash_tasks.errors import HeadRevisionConflict, NotFound, SessionAlreadyExists, SessionBusy, SessionDeleted
 from lash_tasks.stores.sql.conditions import has_no_turn, now_of
 from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.fencing import lock_fence, share_fence
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 from lash_tasks.stores.sql.rows import Row, content_bytes, node_kind, session_head
 from lash_tasks.stores.sql.tables import attachments, batches, fences, frames, nodes, sessions, states, turns
-
-_LOCK_FENCE = text(
-    "INSERT INTO lash_fences (scope) VALUES (:scope) ON CONFLICT (scope) DO UPDATE SET fence = lash_fences.fence"
-)
 
 
 class SqlSessionRegistry:
@@ -33,8 +30,8 @@ class SqlSessionRegistry:
     def create(self, new: NewSession) -> SessionHead:
         with self._database.transaction() as connection:
             if new.source_id is not None:
-                self._lock(connection, new.source_id, share=True)
-            self._lock(connection, new.session_id)
+                share_fence(connection, new.source_id)
+            lock_fence(connection, new.session_id)
             former = _row(connection, new.session_id)
             if former is None:
                 if _is_sent_to(connection, new.session_id):
@@ -46,7 +43,7 @@ class SqlSessionRegistry:
 
     def begin_anew(self, new: NewSession, expected_revision: int) -> SessionHead:
         with self._database.transaction() as connection:
-            self._lock(connection, new.session_id)
+            lock_fence(connection, new.session_id)
             row = _required(connection, new.session_id)
             if not connection.execute(select(has_no_turn(sessions.c.id)).where(sessions.c.id == row["id"])).scalar():
                 raise SessionBusy(new.session_id)
@@ -93,14 +90,6 @@ class SqlSessionRegistry:
         return found
 
     # ------------------------------------------------------------ steps
-
-    def _lock(self, connection: Connection, session_id: SessionId, *, share: bool = False) -> None:
-        scope = fence_scope(session_id)
-        if share:  # nothing is written here, so that a running turn goes on
-            query = select(fences.c.fence).where(fences.c.scope == scope)
-            connection.execute(query.with_for_update(read=True))
-        else:
-            connection.execute(_LOCK_FENCE, {"scope": scope})
 
     def _found(self, connection: Connection, new: NewSession, former: Row | None) -> None:
         """Write the session's row and what it begins with."""
