@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select, update
 
 from lash_tasks.clock import FakeClock
 from lash_tasks.domain.codec import digest, encode
-from lash_tasks.domain.ids import BatchId, MessageId, NodeId, ReplayKey, SessionId, WorkerId
+from lash_tasks.domain.ids import BatchId, MessageId, NodeId, ReplayKey, SessionId, WorkerId, message_id
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import EffectKind, EffectState, Envelope, JournalRow
 from lash_tasks.domain.messages import Message, Role, TextPart
@@ -220,6 +220,13 @@ def begun(turn: OpenedTurn, key: str = "call-1", **changed: Any) -> JournalRow:
 def node(number: int, text: str = "hi", parent: int | None = None) -> Node:
     message = Message(MessageId(f"m{number}"), Role.USER, (TextPart(text),))
     return Node(NodeId(f"m{number}"), None if parent is None else NodeId(f"m{parent}"), message)
+
+
+def made(turn: OpenedTurn, ordinal: int, text: str = "hi") -> Node:
+    """A node with an id that only this turn gives, as nearly every node has."""
+    name = message_id(turn.intent.turn_index, ordinal)
+    parent = NodeId(message_id(turn.intent.turn_index, ordinal - 1)) if ordinal else None
+    return Node(NodeId(name), parent, Message(name, Role.USER, (TextPart(text),)))
 
 
 def turn_commit(turn: OpenedTurn, **changed: Any) -> TurnCommit:

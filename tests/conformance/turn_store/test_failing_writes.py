@@ -25,7 +25,7 @@ from lash_tasks.stores.protocols import (
     SpecChange,
     StateWrite,
 )
-from tests.conformance.arrange import ALICE, BOB, SESSION, Scene, node
+from tests.conformance.arrange import ALICE, BOB, SESSION, Scene, made, node
 from tests.conformance.inputs import draft
 from tests.conformance.turn_store.failing import Injected, failing_at, refusing
 from tests.services import wait_until
@@ -78,7 +78,7 @@ def committing(scene: Scene, turn: OpenedTurn, dead_reason: str | None = None) -
     return scene.committed(
         turn,
         batch_ids=("opening", "joined"),
-        nodes=(node(2, parent=1), node(3, parent=2)),
+        nodes=(made(turn, 0), made(turn, 1)),
         usage=(USAGE,),
         stamp="stamp-2",
         dead_reason=dead_reason,

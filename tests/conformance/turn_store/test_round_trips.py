@@ -12,7 +12,7 @@ from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.journal import RecordVerdict
 from lash_tasks.stores.protocols import CheckpointTaken, Committed
 from lash_tasks.stores.sql.engine import Database
-from tests.conformance.arrange import ALICE, BOB, Scene, journal_row, node
+from tests.conformance.arrange import ALICE, BOB, Scene, journal_row, made
 from tests.postgres_protocol import ONE_CONNECTION, protocol_of
 
 RoundTrips = Callable[[Callable[[], object]], int]
@@ -73,6 +73,6 @@ def test_a_commit_is_one_round_trip(scene: Scene, round_trips: RoundTrips) -> No
     turn = scene.open(ALICE)
 
     def commit() -> None:
-        assert isinstance(scene.commit(turn, nodes=(node(1), node(2))), Committed)
+        assert isinstance(scene.commit(turn, nodes=(made(turn, 0), made(turn, 1))), Committed)
 
     assert round_trips(commit) == 1
