@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from lash_tasks.domain.ids import blob_ref
 from lash_tasks.domain.inputs import Blob
-from lash_tasks.domain.queue import BatchState, Enqueued
+from lash_tasks.domain.queue import BatchKind, BatchState, Enqueued
 from lash_tasks.errors import IdempotencyConflict, InvalidInput, SessionDeleted, StoreMismatch, UnknownAgent
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
@@ -95,6 +95,17 @@ def test_the_input_lands_with_the_callers_own_rows(scene: Scene, queue: SqlInput
     assert stored.available_at_ms == stored.enqueued_at_ms == scene.clock.now_ms()
     assert [(row["ref"], bytes(row["content"])) for row in scene.rows(tables.blobs)] == [(blob_ref(PICTURE), PICTURE)]
     assert orders(scene) == 1
+
+
+@by_every_kind
+def test_input_keeps_the_rule_it_was_sent_under(scene: Scene, queue: SqlInputQueue, caller: Caller) -> None:
+    merging = draft(exclusive=False, merge_key="100% mine", quiet_ms=500)
+    wake = draft(early=True, kind=BatchKind.WAKE)
+    for sent in (merging, wake):
+        queue.enqueue_with(caller.connection, sent)
+    caller.commit()
+    kept = [(batch.exclusive, batch.merge_key, batch.quiet_ms, batch.kind) for batch in queue.waiting(SESSION)]
+    assert sorted(kept, key=str) == [(False, "100% mine", 500, None), (True, None, None, BatchKind.WAKE)]
 
 
 @by_every_kind
