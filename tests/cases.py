@@ -176,4 +176,31 @@ CASES = {
     "E3": "Records of another schema version are refused with both numbers, and stay as they are.",
 }
 
+HERE = {
+    "S5": "A store serves all sessions: a turn is known in its own, and committing it to another is refused.",
+    "C3": "A state that a commit does not name stays as it is; nothing is carried along.",
+    "L1": "The lease lies in Redis and has no number; the fence in SQL is 1 at the first opening.",
+    "L2": "A lease is its token; a worker that renews another's is told that it is foreign.",
+    "L4": "A lease that is over and that nobody took is asserted again by its owner; one that was taken is foreign.",
+    "L5": "The same holds for the beats of workers, by which SQL knows who lives.",
+    "L7": "The proof of a commit is the fence of its opening.",
+    "L9": "A turn's own claims are made by its opening; the one with a fence that may be over is that of a checkpoint.",
+    "L10": "Who must not wait sends with `when='reject'`.",
+    "L13": "The first thing that a turn may write before its model call are its rendered instructions.",
+    "Q6": "A claim is a fact of its turn: what comes back under a higher fence is the turn, with its batches.",
+    "Q12": "A claim belongs to a turn and has no time; the old owner's writes are fenced.",
+    "Q17": "A claim has no time that could be over.",
+    "T5": "The fence is closed by the commit, so a repeat has nothing to let go of.",
+    "T6": "Another session does not know the turn at all.",
+    "T11": "It is `StoreUnavailable`, which says that the same call may be made again.",
+    "T15": "Whoever is turned away by a lease that is about to go leaves a knock, and is rung for.",
+    "T16": "Nothing is stored on the way but the journal, whose rows are tried again.",
+    "T19": "A store in memory is SQLite in memory, so there is no turn without one.",
+    "P17": "Nothing is stored on the way but the journal, whose rows are tried again.",
+    "P18": "Nothing of a turn is in the history before its commit.",
+    "U1": "Input includes what is cached and output the reasoning, so the same calls have their totals otherwise.",
+    "E2": "What a commit is refused for is a value, not an error: docs/adr/0021-what-a-failed-commit-is-called.md.",
+}
+"""What stands for a case whose words fit something that is not built here: leases in SQL, claims with a time."""
+
 NOT_YET: set[str] = set()
