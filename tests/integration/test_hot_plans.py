@@ -126,6 +126,20 @@ def test_an_opening_of_a_session_with_branches(scene: Scene, plans: Plans) -> No
     plans.assert_by_index()
 
 
+def test_an_opening_with_urgent_input_and_such_that_waits_for_quiet(scene: Scene, plans: Plans) -> None:
+    quiet = "UPDATE lash_batches SET exclusive = false, merge_key = 'm', quiet_ms = 100 WHERE state = 'ready'"
+    with scene.database.transaction() as connection:
+        connection.execute(text(quiet))
+    urgent = scene.send(session_id=BUSY)
+    with scene.database.transaction() as connection:
+        connection.execute(text("UPDATE lash_batches SET urgent = true WHERE id = :id"), {"id": urgent})
+    turn = opened(scene)
+    assert turn.intent.batch_ids == (urgent,)
+    scene.committed(turn)
+    assert opened(scene).intent.batch_ids == ("past-29930",)
+    plans.assert_by_index()
+
+
 def test_a_take_over(scene: Scene, plans: Plans) -> None:
     opened(scene)
     turn = scene.open(BOB, agents={"support": "ref"}, session_id=BUSY)
