@@ -12,7 +12,7 @@ from typing import assert_never
 
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import JsonObject, decode, encode
+from lash_tasks.domain.codec import JsonObject, decode
 from lash_tasks.domain.commands import (
     AppendSessionNodes,
     BranchToNode,
@@ -28,12 +28,10 @@ from lash_tasks.domain.policies import NOTHING_SAID_OVER, SessionSpec, policy_of
 from lash_tasks.domain.sessions import Node, graft
 from lash_tasks.domain.turns import (
     MAX_ATTEMPTS,
-    AssembledTurn,
     IssueKind,
     StopKind,
     TurnIssue,
     finished,
-    outcome_kind,
     stopped,
 )
 from lash_tasks.errors import ErrorCode
@@ -41,6 +39,7 @@ from lash_tasks.machine.assembly import TurnResult, assemble
 from lash_tasks.machine.projection import NOTHING_SAID
 from lash_tasks.machine.state import Turn
 from lash_tasks.ports import Interrupt, Interrupted, InterruptReason
+from lash_tasks.runtime.commits import turn_commit
 from lash_tasks.runtime.compaction import Compaction
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.frame_runs import End
@@ -57,7 +56,6 @@ from lash_tasks.stores.protocols import (
     PathChange,
     SpecChange,
     StateWrite,
-    TurnCommit,
 )
 
 log = logging.getLogger(__name__)
@@ -112,7 +110,14 @@ class Commander:
         applied = self._ended_before(opened, engagement) or self._apply(opened, agent, before, engagement)
         result = _result(opened, agent, applied)
         self.services.reached(CrashPoint.BEFORE_COMMIT)
-        commit = _commit(opened, result, applied, before)
+        commit = replace(
+            turn_commit(opened, result),
+            leaf=before.place,
+            spec=applied.spec,
+            path=applied.path,
+            states=applied.states,
+            frame=applied.frame,
+        )
         engagement.doing = Doing.COMMIT
         verdict = patiently(lambda: self.services.turns.commit(commit), self.services.clock, engagement.interrupt)
         if not isinstance(verdict, Committed):
@@ -257,30 +262,3 @@ def _result(opened: OpenedTurn, agent: AgentSnapshot, applied: Applied) -> TurnR
     )
     result = assemble(turn, None, attempt=opened.attempt)
     return replace(result, nodes=applied.nodes)
-
-
-def _commit(opened: OpenedTurn, result: TurnResult, applied: Applied, before: WarmSession) -> TurnCommit:
-    intent = opened.intent
-    exhausted = applied.issue is not None and applied.issue.code == ErrorCode.ATTEMPTS_EXHAUSTED
-    return TurnCommit(
-        session_id=intent.session_id,
-        turn_id=intent.turn_id,
-        fence=opened.fence,
-        turn_index=intent.turn_index,
-        base_revision=intent.base_revision,
-        batch_ids=result.batch_ids,
-        refuse_if_joinable=False,
-        agent=intent.agent,
-        context_digest="",
-        nodes=result.nodes,
-        usage=(),
-        stamp=result.stamp,
-        outcome=outcome_kind(result.turn.outcome),
-        result=encode(AssembledTurn, result.turn),
-        dead_reason=ErrorCode.ATTEMPTS_EXHAUSTED.value if exhausted else None,
-        leaf=before.place,
-        spec=applied.spec,
-        path=applied.path,
-        states=applied.states,
-        frame=applied.frame,
-    )
