@@ -99,9 +99,9 @@ class Client:
         `model` (`provider:model`) answers this one turn in place of the session's. With `parent` the session must be
         a child of it.
 
-        `connection` is a SQLAlchemy Connection or Session, a psycopg 3
-        connection or Django's; where it cannot say when it has committed, call `receipt.ring()` then or leave it to
-        the sweep.
+        `connection` is a SQLAlchemy Connection or Session, a psycopg 3 connection or Django's; where it cannot say
+        when it has committed, call `receipt.ring()` then or leave it to the sweep. An interruption that waits there to
+        be committed may miss a turn that is opened meanwhile: it then goes next after that turn, which runs to its end.
 
         Raises InvalidInput (with the field), PayloadTooLarge, UnknownAgent, NoWorkerHasRegistered,
         IdempotencyConflict, SessionBusy, SessionDeleted, SessionMismatch and StoreMismatch; then nothing was stored.

@@ -45,7 +45,7 @@ ROUND_THREADS = 64
 
 
 def new_id() -> str:
-    """An id for a batch."""
+    """An id that nothing else has."""
     return uuid.uuid4().hex
 
 
@@ -206,6 +206,7 @@ def open_worker(
         hooks=HookDispatcher(agents, tools.caller),
         rounds=rounds,
         new_token=new_token,
+        new_id=new_id,
         lease_ttl_ms=settings.lease_ttl_ms,
         reached=reached,
         probe=probe,

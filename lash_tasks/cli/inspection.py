@@ -9,21 +9,21 @@ import typer
 
 from lash_tasks.cli.application import open_client, session_id
 from lash_tasks.cli.output import JsonFlag, Output, command
-from lash_tasks.cli.turns import show_turn, turn_document
+from lash_tasks.cli.turns import ended, show_turn, turn_document
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.founding import Preview
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
 from lash_tasks.domain.sessions import SessionHead, transcript
-from lash_tasks.domain.turns import TurnRecord
+from lash_tasks.domain.turns import AssembledTurn, TurnRecord
 from lash_tasks.errors import NotFound
 
 if TYPE_CHECKING:
     from lash_tasks.client import Client
     from lash_tasks.observation.held import LivingCode
 
-sessions = typer.Typer(help="Sessions.", no_args_is_help=True)
-turns = typer.Typer(help="Turns.", no_args_is_help=True)
+sessions = typer.Typer(help="Look at sessions, create, change and delete them.", no_args_is_help=True)
+turns = typer.Typer(help="Look at turns, and ask one to stop.", no_args_is_help=True)
 
 Session = Annotated[str, typer.Argument(help="The session's id.")]
 PAGE = 100
@@ -164,7 +164,7 @@ def _turns(client: Client, session: SessionId, after: int, limit: int | None) ->
 
 
 def _summary(record: TurnRecord, living: LivingCode) -> dict[str, Any]:
-    text = " ".join(record.result.text.split()) if record.result else ""
+    text = _said(record.result) if record.result else ""
     held = living.why_held(record)
     return {
         "turn": record.turn_index,
@@ -172,6 +172,15 @@ def _summary(record: TurnRecord, living: LivingCode) -> dict[str, Any]:
         "committed_at_ms": record.committed_at_ms,
         "text": text if len(text) <= 60 else text[:59] + "…",
     }
+
+
+def _said(turn: AssembledTurn) -> str:
+    """A turn's text in one line; of one that says nothing which command it was, or how it ended."""
+    if turn.text:
+        return " ".join(turn.text.split())
+    if isinstance(turn.output, dict) and "command" in turn.output:
+        return f"[{turn.output['command']}]"
+    return f"[{ended(turn.outcome)}]"
 
 
 def _unfinished(record: TurnRecord, living: LivingCode) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def send_command(
         with output.waiting("waiting for the command"):
             turn = receipt.result(timeout=timeout)
         show_turn(output, turn)
-        output.note(canonical(turn.output).decode())
+        if turn.output is not None:
+            output.note(canonical(turn.output).decode())
         if not turn.ok:
             raise typer.Exit(1)
 

@@ -31,12 +31,13 @@ def show_turn(output: Output, turn: AssembledTurn) -> None:
 
 def summary(turn: AssembledTurn) -> str:
     """One line: which turn, how it ended, what it took."""
-    ended = _ended(turn.outcome)
+    ended = ended(turn.outcome)
     again = f", attempt {turn.attempt}" if turn.attempt > 1 else ""
     return f"turn {turn.turn_index} {ended}{again}, {turn.token_usage.total_tokens} tokens"
 
 
-def _ended(outcome: TurnOutcome) -> str:
+def ended(outcome: TurnOutcome) -> str:
+    """How a turn ended, in a few words."""
     match outcome:
         case Finished():
             return "finished"

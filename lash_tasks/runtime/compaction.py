@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from dataclasses import dataclass
 
 from lash_tasks.domain.codec import decode, encode
@@ -84,7 +83,7 @@ class Compaction:
         finally:
             engagement.doing = Doing.NOTHING
             engagement.deadline = None
-        return Compacted(compaction_frame_id(session_id, str(uuid.uuid4())), seeds)
+        return Compacted(compaction_frame_id(session_id, self.services.new_id()), seeds)
 
     # ------------------------------------------------------------ by itself
 
@@ -103,7 +102,7 @@ class Compaction:
             waiting = self.services.queue.waiting(intent.session_id)
             if any(_is_compaction(batch.source_key) for batch in waiting if batch.state is BatchState.READY):
                 return False
-            return self.services.queue.enqueue(_command(intent)).created
+            return self.services.queue.enqueue(_command(BatchId(self.services.new_id()), intent)).created
         except LashError:
             log.warning("a session could not be told to compact", extra={"session_id": intent.session_id})
             return False
@@ -113,10 +112,10 @@ def _is_compaction(source_key: str | None) -> bool:
     return source_key is not None and source_key.startswith(command_source_key(CommandKind.COMPACT_SESSION, ""))
 
 
-def _command(intent: TurnIntent) -> BatchDraft:
+def _command(batch_id: BatchId, intent: TurnIntent) -> BatchDraft:
     kind = CommandKind.COMPACT_SESSION
     return BatchDraft(
-        id=BatchId(str(uuid.uuid4())),
+        id=batch_id,
         session_id=intent.session_id,
         agent=intent.agent,
         payload=encode(QueuedCommand, QueuedCommand(intent.agent, kind, {})),

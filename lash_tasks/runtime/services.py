@@ -52,6 +52,8 @@ class RuntimeServices:
     hooks: HookRunner
     rounds: RoundExecutor
     new_token: Callable[[], LeaseToken]
+    new_id: Callable[[], str]
+    """For what is named once and recorded under that name before it is used."""
     lease_ttl_ms: int
     reached: Callable[[CrashPoint], None] = nothing_happens
     probe: PhaseProbe | None = None

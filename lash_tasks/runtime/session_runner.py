@@ -157,8 +157,7 @@ class SessionRunner:
         extra = {"session_id": session_id, "turn_id": opened.intent.turn_id, "attempt": opened.attempt}
         log.info("turn resumed" if opened.resumed else "turn started", extra=extra)
         try:
-            before = (COLD if opened.whole else known).grown(opened.history, opened.intent.base_revision)
-            landed = self._pipeline.run(opened, before, engagement)
+            landed = self._pipeline.run(opened, self._before(opened, known), engagement)
             return RunVerdict.COMMITTED if landed else RunVerdict.FENCED
         except Interrupted as interrupted:
             if interrupted.reason is InterruptReason.LOST:
@@ -185,6 +184,14 @@ class SessionRunner:
         if pinned is None or not repertoire.has_code_for(pinned):
             return NotOpened.HELD
         return turns.open(repertoire.request(session_id, self._worker.id, known.revision))
+
+    def _before(self, opened: OpenedTurn, known: WarmSession) -> WarmSession:
+        """What the session shows before the turn. A frame that shows nothing yet hangs from the one before."""
+        before = (COLD if opened.whole else known).grown(opened.history, opened.intent.base_revision)
+        if before.leaf is None and opened.frame_id is not None:
+            last = self._services.graph.leaf(opened.intent.session_id)
+            before = before if last is None else before.behind(last)
+        return before
 
     # ------------------------------------------------------------ letting go
 

@@ -31,6 +31,7 @@ class WarmSession:
 
     revision: int = 0
     leaf: NodeId | None = None
+    """The node that the next one hangs from; in a frame that shows nothing yet, one of the frame before."""
     place: Place | None = None
     """Of the leaf."""
     transcript: Transcript = NOTHING_SAID
@@ -55,7 +56,12 @@ class WarmSession:
         if onward is None or onward.frame is None:
             return self.grown(placed(result.nodes, revision), revision)
         committed = placed((*result.nodes, *onward.frame.nodes), revision)
-        return type(self)().grown(committed[len(result.nodes) :], revision)
+        shown = type(self)().grown(committed[len(result.nodes) :], revision)
+        return shown if shown.leaf is not None or not committed else shown.behind(committed[-1])
+
+    def behind(self, last: StoredNode) -> Self:
+        """With nothing more to show, but going on from a node that another frame shows."""
+        return replace(self, leaf=last.node.node_id, place=last.place)
 
 
 COLD = WarmSession()

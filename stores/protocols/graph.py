@@ -23,6 +23,10 @@ class GraphStore(Protocol):
         """
         ...
 
+    def leaf(self, session_id: SessionId) -> StoredNode | None:
+        """The last node of the way to the session's own leaf, whatever its frame. Only it is read."""
+        ...
+
     def node(self, session_id: SessionId, node_id: NodeId) -> StoredNode | None:
         """A node, on the active path or off it."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, ScalarSelect, and_, case, exists, literal, select
+from sqlalchemy import ColumnElement, FromClause, ScalarSelect, and_, case, exists, func, literal, or_, select
 
 from lash_tasks.domain.queue import LONGEST_QUIET, BatchState
 from lash_tasks.domain.turns import TurnStatus
@@ -93,3 +93,18 @@ def head_of_line(column: str, session_id: ColumnElement[str] | str, now: ScalarS
         .limit(1)
         .scalar_subquery()
     )
+
+
+def said_by_user(message: ColumnElement[bytes], dialect: str) -> ColumnElement[bool]:
+    """Of a stored message: what `Preview.with_message` counts, told from its bytes and so without fetching them.
+
+    A quotation mark inside a text is escaped, so none of these parts stands in what somebody has said.
+    """
+    position = func.pg_catalog.position if dialect == "postgresql" else func.instr
+
+    def has(part: bytes) -> ColumnElement[bool]:
+        found: ColumnElement[bool] = position(message, part) > 0
+        return found
+
+    said = (has(b'"type":"text"'), has(b'"type":"image"'), has(b'"type":"reasoning"'))
+    return and_(has(b'],"role":"user"},"v":'), or_(*said), ~has(b'"kind":"runtime"'))

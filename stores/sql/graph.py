@@ -17,6 +17,9 @@ from lash_tasks.stores.sql.rows import Row, stored_node
 from lash_tasks.stores.sql.tables import nodes, sessions
 
 _PATH_TO_LEAF = text(f"WITH RECURSIVE {CURRENT_LEAF}, {WALK} {ON_PATH} ORDER BY n.revision, n.ordinal")
+_LAST_ON_PATH = text(
+    f"WITH RECURSIVE {CURRENT_LEAF}, {WALK} {ON_PATH} ORDER BY n.revision DESC, n.ordinal DESC LIMIT 1"
+)
 _PATH_TO_NODE = text(f"WITH RECURSIVE {GIVEN_LEAF}, {WALK} {ON_PATH} ORDER BY n.revision, n.ordinal")
 _IN_ORDER = (nodes.c.revision, nodes.c.ordinal)
 
@@ -43,6 +46,23 @@ class SqlGraphStore:
                 found = _shown(connection, session_id, nodes.c.node_id == leaf)
                 path = shown_path(connection, session_id, found[0].place) if found else []
         return SessionGraph(tuple(path), path[-1].node.node_id if path else None)
+
+    def leaf(self, session_id: SessionId) -> StoredNode | None:
+        with self._database.reading() as connection:
+            session = _session(connection, session_id)
+            if session is None:
+                return None
+            if session["branched"]:
+                last = connection.execute(_LAST_ON_PATH, {"session_id": session_id})
+            else:
+                shown = select(nodes).where(
+                    nodes.c.session_id == session_id,
+                    nodes.c.revision >= session["visible_from"],
+                    nodes.c.tombstoned_at_ms.is_(None),
+                )
+                last = connection.execute(shown.order_by(*(column.desc() for column in _IN_ORDER)).limit(1))
+            row = last.mappings().one_or_none()
+        return None if row is None else stored_node(row)
 
     def node(self, session_id: SessionId, node_id: NodeId) -> StoredNode | None:
         with self._database.reading() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, select, text, update
 
 from lash_tasks.domain.codec import UNREADABLE, canonical, decode
 from lash_tasks.domain.founding import NewSession, Preview, seeded_messages
@@ -13,7 +13,7 @@ from lash_tasks.domain.messages import Message
 from lash_tasks.domain.policies import NOTHING_SAID_OVER, SessionSpec
 from lash_tasks.domain.sessions import SessionHead, graft
 from lash_tasks.errors import HeadRevisionConflict, NotFound, SessionAlreadyExists, SessionBusy, SessionDeleted
-from lash_tasks.stores.sql.conditions import has_no_turn, now_of
+from lash_tasks.stores.sql.conditions import has_no_turn, now_of, said_by_user
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fencing import lock_fence, share_fence
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
@@ -74,19 +74,30 @@ class SqlSessionRegistry:
 
     def previews(self, session_ids: Sequence[SessionId]) -> dict[SessionId, Preview]:
         found = dict.fromkeys(session_ids, Preview())
-        query = (
-            select(nodes.c.session_id, nodes.c.message)
-            .where(nodes.c.session_id.in_(session_ids), nodes.c.kind.is_(None), nodes.c.tombstoned_at_ms.is_(None))
-            .order_by(nodes.c.session_id, nodes.c.revision, nodes.c.ordinal)
+        of_session = nodes.c.session_id
+        said = (
+            select(
+                of_session,
+                nodes.c.revision,
+                nodes.c.ordinal,
+                func.count().over(partition_by=of_session).label("messages"),
+                func.row_number()
+                .over(partition_by=of_session, order_by=[nodes.c.revision, nodes.c.ordinal])
+                .label("n"),
+            )
+            .where(
+                of_session.in_(session_ids),
+                nodes.c.kind.is_(None),
+                nodes.c.tombstoned_at_ms.is_(None),
+                said_by_user(nodes.c.message, self._database.dialect),
+            )
+            .subquery()
         )
+        first = and_(*(nodes.c[name] == said.c[name] for name in ("session_id", "revision", "ordinal")))
+        query = select(of_session, nodes.c.message, said.c.messages).join(said, first).where(said.c.n == 1)
         with self._database.reading() as connection:
-            for name, stored in connection.execute(query):
-                try:
-                    message: Message = decode(Message, stored)
-                except UNREADABLE:  # said in the log by whoever reads the transcript
-                    continue
-                session_id = SessionId(name)
-                found[session_id] = found[session_id].with_message(message)
+            for row in connection.execute(query):
+                found[SessionId(row.session_id)] = Preview(_beginning(row.message), row.messages)
         return found
 
     # ------------------------------------------------------------ steps
@@ -162,6 +173,15 @@ class SqlSessionRegistry:
         connection.execute(shown.values(tombstoned_at_ms=now_of(self._database)))
         for table in (frames, states):
             connection.execute(delete(table).where(table.c.session_id == session_id))
+
+
+def _beginning(stored: bytes) -> str | None:
+    """What a user's message says; None if it cannot be read, which is told by whoever reads the transcript."""
+    try:
+        message: Message = decode(Message, stored)
+    except UNREADABLE:
+        return None
+    return Preview().with_message(message).first_user_message
 
 
 def _row(connection: Connection, session_id: SessionId) -> Row | None:

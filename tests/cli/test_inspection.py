@@ -50,6 +50,13 @@ def test_a_turn_that_runs_is_shown_to_a_person_and_not_counted_as_committed(scen
     assert (shown["turn_id"], shown["status"]) == (running.intent.turn_id, "running")
 
 
+def test_a_turn_that_says_nothing_is_listed_with_how_it_ended(scene: Scene, lash_tasks: Command) -> None:
+    scene.send("go on")
+    scene.commit(scene.open(), "", dead_reason="attempts_exhausted")
+
+    assert "[stopped (runtime_error)]" in lash_tasks("turns", "list", "--session", SESSION).stdout
+
+
 def test_a_turn_is_shown_by_its_id_or_its_index(scene: Scene, lash_tasks: Command) -> None:
     answer(scene, "one", "two")
     by_index = lash_tasks("turns", "show", SESSION, "2", "--json").document

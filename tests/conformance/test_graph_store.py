@@ -183,6 +183,29 @@ def test_each_frame_reads_its_own_nodes(story: Story) -> None:
     assert story.frames.history(SessionId("nobody"), "f2") == []
 
 
+def test_the_leaf_is_the_last_node_of_the_path_whatever_frame_it_lies_in(story: Story) -> None:
+    def leaf() -> str | None:
+        stored = story.store.leaf(SESSION)
+        return None if stored is None else stored.node.node_id
+
+    assert leaf() is None
+    story.say("old", "older")
+    frame = FrameOpening(frame_id="f2", previous_id=None, reason="continue_as", assignment="{}", nodes=())
+    story.commit(after="older", frame=frame)
+    assert (story.shown(), leaf()) == ([], "older")
+    story.store.tombstone(SESSION, [NodeId("older")])
+    assert leaf() == "old"
+    story.say("new", after="old", frame_id="f2")
+    assert (story.shown(), leaf()) == (["new"], "new")
+    story.branch("old")
+    assert leaf() == "old"
+    story.say("other", "last", after="old")
+    story.store.tombstone(SESSION, [NodeId("last")])
+    assert leaf() == "other"
+    story.commit(path=PathChange(None))
+    assert leaf() is None
+
+
 def test_a_branch_to_a_node_of_an_earlier_frame_goes_on_in_that_frame(story: Story) -> None:
     story.say("old", "older")
     seed = Node(NodeId("seed"), NodeId("older"), message("seed"), "f2")

@@ -11,10 +11,11 @@ from sqlalchemy import insert
 
 from lash_tasks.domain.founding import NewSession, Preview
 from lash_tasks.domain.frames import read_seeds
-from lash_tasks.domain.ids import ReplayKey, SessionId, blob_ref
+from lash_tasks.domain.ids import BlobRef, CallId, MessageId, ReplayKey, SessionId, blob_ref
 from lash_tasks.domain.inputs import Blob
-from lash_tasks.domain.messages import text_of
+from lash_tasks.domain.messages import ImagePart, Message, Origin, Role, TextPart, ToolResultPart, text_of
 from lash_tasks.domain.policies import read_spec
+from lash_tasks.domain.sessions import chain
 from lash_tasks.domain.usage import TokenUsage, UsageEntry, UsageTotal
 from lash_tasks.errors import HeadRevisionConflict, NotFound, SessionAlreadyExists, SessionBusy, SessionDeleted
 from lash_tasks.stores.protocols import CheckpointRefused, CommitRefused, FrameOpening, NotOpened, PathChange
@@ -264,6 +265,31 @@ def test_previews_tell_how_sessions_began(scene: Scene, registry: SqlSessionRegi
     registry.create(new(seeds=read_seeds(["where is\nit?", {"role": "assistant", "text": "there"}, "thanks"])))
     registry.create(new(OTHER))
     assert registry.previews([CHILD, OTHER]) == {CHILD: Preview("where is\nit?", 2), OTHER: Preview()}
+
+
+SAID = [
+    Message(MessageId("a"), Role.ASSISTANT, (TextPart("hello", {"role": "user"}),)),
+    Message(MessageId("b"), Role.USER, (ToolResultPart(CallId("1"), "look", '"type":"text"'),)),
+    Message(MessageId("c"), Role.USER, (TextPart("go on"),), Origin("runtime", batch_id="b1")),
+    Message(MessageId("d"), Role.USER, (ImagePart(BlobRef("r"), "image/png", "a cat"), TextPart('"kind":"runtime"'))),
+    Message(
+        MessageId("e"), Role.USER, (TextPart("too"), ToolResultPart(CallId("1"), "look", "it")), Origin("injected")
+    ),
+    Message(MessageId("f"), Role.ASSISTANT, (TextPart('],"role":"user"},"v":1}'),)),
+    Message(MessageId("g"), Role.USER, ()),
+    Message(MessageId("h"), Role.EVENT, (TextPart("tick"),)),
+]
+
+
+def test_previews_count_what_users_have_said_and_nothing_else(scene: Scene, registry: SqlSessionRegistry) -> None:
+    scene.send()
+    scene.committed(scene.open(), nodes=chain(tuple(SAID), None))
+    told = Preview()
+    for message in SAID:
+        told = told.with_message(message)
+    assert (
+        registry.previews([SESSION]) == {SESSION: told} == {SESSION: Preview('[Image attached]\n\n"kind":"runtime"', 2)}
+    )
 
 
 def test_the_agent_is_that_of_the_newest_input_or_the_one_it_was_created_for(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from lash_tasks.domain.turns import AgentFrameSwitch, StopKind, TurnStatus, stop
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
 from lash_tasks.plugins.plugin import Directives
 from lash_tasks.providers.scripted import RULES, last_user_text
-from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
@@ -104,6 +104,28 @@ def test_later_input_goes_on_in_the_frame_also_on_a_worker_that_knows_nothing(st
 
     assert requests(stage)[-1] == ["book it", "You said: book it", "thanks"]
     stage.assert_usable()
+
+
+@pytest.mark.parametrize("reached", [nothing_happens, DieAt(CrashPoint.AFTER_COMMIT)], ids=["warm", "cold"])
+def test_a_frame_without_seeds_hangs_from_the_frame_before(stage: Stage, reached: Callable[[CrashPoint], None]) -> None:
+    switches(stage, task="book it", frame="plan")
+    stage.answer("hello")
+    stage.send("go")
+    stage.run(reached)
+    stage.run_all()
+    stage.answer("thanks")
+    branch = {"kind": "branch_to_node", "arguments": {"node_id": "m3.1"}, "idempotency_key": "k"}
+    with stage.ingress() as ingress:
+        ingress.command(CommandRequest.parse({"session_id": SESSION, "agent": AGENT, **branch}))
+    stage.answer("bye")
+
+    with stage.reading() as stores:
+        path = [text_of(stored.node.message) for stored in stores.graph.path(SESSION).nodes if stored.node.message]
+        orphans = stores.graph.orphans(SESSION)
+    said = [text for text in path if text]
+    assert said == ["hello", "You said: hello", "go", "book it", "You said: book it", "bye", "You said: bye"]
+    assert [node_id.partition(".")[0] for node_id in orphans] == ["m4", "m4"]
+    assert requests(stage)[-1] == ["book it", "You said: book it", "bye"]
 
 
 def test_a_worker_that_keeps_the_session_warm_forgets_the_frame_it_left(stage: Stage) -> None:
