@@ -31,9 +31,8 @@ def show_turn(output: Output, turn: AssembledTurn) -> None:
 
 def summary(turn: AssembledTurn) -> str:
     """One line: which turn, how it ended, what it took."""
-    ended = ended(turn.outcome)
     again = f", attempt {turn.attempt}" if turn.attempt > 1 else ""
-    return f"turn {turn.turn_index} {ended}{again}, {turn.token_usage.total_tokens} tokens"
+    return f"turn {turn.turn_index} {ended(turn.outcome)}{again}, {turn.token_usage.total_tokens} tokens"
 
 
 def ended(outcome: TurnOutcome) -> str:
