@@ -55,7 +55,7 @@ def test_a_message_that_comes_again_and_again_makes_one_turn(cluster: Cluster) -
         deliver(cluster, turn_id(client))
         wait_until(lambda: verdicts(pair).total() >= before + 2 * COPIES, 20, "every late copy to be over")
 
-        assert set(verdicts(pair)) == {"busy", "committed", "nothing"}
+        assert {"busy", "committed"} <= set(verdicts(pair)) <= {"busy", "committed", "nothing"}
         assert verdicts(pair)["committed"] == 1
         assert cluster.turns(client, SESSION) == [answer]
         assert receipt.result(timeout=1) == answer

@@ -430,6 +430,7 @@ def test_a_turn_is_followed_live(service: Service) -> None:
     followed = service.client.follow(SESSION, idle_timeout=PATIENCE)
     assert next(followed).type == "snapshot"
     receipt = service.send("tell me something that is long enough to come in pieces")
+    assert next(followed).type is ActivityType.QUEUE_CHANGED
     with service.working():
         events = take_until(followed, "committed")
     kinds = [event.type for event in events]
@@ -487,6 +488,7 @@ def test_losing_redis_in_the_middle_of_a_turn_costs_the_live_events_only(migrate
             followed = service.client.follow(SESSION, idle_timeout=PATIENCE)
             assert next(followed).type == "snapshot"
             receipt = service.send("[slow 2]")
+            assert next(followed).type is ActivityType.QUEUE_CHANGED
             assert next(followed).type is ActivityType.TURN_STARTED
             redis.kill()
             rest = take_until(followed, "committed")
