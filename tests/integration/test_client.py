@@ -434,7 +434,8 @@ def test_a_turn_is_followed_live(service: Service) -> None:
     with service.working():
         events = take_until(followed, "committed")
     kinds = [event.type for event in events]
-    assert kinds[:2] == [ActivityType.TURN_STARTED, ActivityType.MODEL_REQUEST_STARTED]
+    started = [ActivityType.TURN_STARTED, ActivityType.QUEUED_WORK_STARTED, ActivityType.MODEL_REQUEST_STARTED]
+    assert kinds[:3] == started
     assert kinds[-1] is ActivityType.COMMITTED
     live = "".join(event.data["text"] for event in events if event.type is ActivityType.ASSISTANT_PROSE_DELTA)
     turn = receipt.result(timeout=0)
