@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 _EXPLORE = int(os.environ.get("LASH_TEST_EXPLORE", "0"))
 
 law = settings(
-    max_examples=_EXPLORE or 80,
+    max_examples=_EXPLORE or 50,
     derandomize=not _EXPLORE,
     phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if _EXPLORE else [])],
     report_multiple_bugs=False,
