@@ -63,15 +63,14 @@ def send(client: Client, text: str) -> None:
     client.send(SESSION, text, agent="counter")
 
 
-def frozen(workers: Sequence[WorkerProcess]) -> WorkerProcess | None:
-    """The worker that is stopped. On a slow machine its turn may be another's by the time that one looks."""
-    for worker in workers:
-        state = subprocess.run(
-            ["ps", "-o", "stat=", "-p", str(worker.pid)], capture_output=True, text=True, check=False
-        )
-        if state.stdout.startswith("T"):
-            return worker
-    return None
+def frozen(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+    """Those that are stopped. On a slow machine the turn of one may be another's by the time that one looks."""
+    return [worker for worker in workers if state_of(worker).startswith("T")]
+
+
+def state_of(worker: WorkerProcess) -> str:
+    asked = ["ps", "-o", "stat=", "-p", str(worker.pid)]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout
 
 
 def died(cluster: Cluster) -> bool:
@@ -171,7 +170,7 @@ def test_a_worker_that_wakes_before_its_commit_after_another_took_over_commits_n
     stop = {"LASH_TEST_DIE_AT": CrashPoint.BEFORE_COMMIT.value, "LASH_TEST_DIE_BY": "SIGSTOP"}
     with cluster.two_workers(**stop) as pair:
         send(client, "m")
-        zombie = wait_until(lambda: frozen(pair), 20, "a worker to stop")
+        [zombie] = wait_until(lambda: frozen(pair), 20, "a worker to stop")
         wait_until(lambda: cluster.unfinished(client) == 0, 30, "the other to commit")
         zombie.signal(signal.SIGCONT)
         wait_until(lambda: "lash.run_session" in ended_in(zombie), 20, "the late commit to be over")
