@@ -93,7 +93,8 @@ def die_once(point: CrashPoint) -> None:
             os.unlink(os.environ["LASH_TEST_DIE_ONCE"])
         except FileNotFoundError:
             return
-        os.kill(os.getpid(), signal.Signals[os.environ.get("LASH_TEST_DIE_BY", "SIGKILL")])
+        # To this thread: a stop that is sent to the process may be taken by another one while this one goes on.
+        signal.pthread_kill(threading.get_ident(), signal.Signals[os.environ.get("LASH_TEST_DIE_BY", "SIGKILL")])
 
 
 def set_clock_wrong(offset_ms: int) -> None:
