@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,8 +110,19 @@ def migrated_sqlite_url(migrated_sqlite: databases.MigratedSqlite) -> Iterator[s
         yield url
 
 
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[str, float], None]:
+    """Show a measured figure in the summary of the run, under the test's name."""
+    return record_property
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly what a missing RabbitMQ left untested."""
-    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "RabbitMQ:" in str(r.longrepr)]
-    if skipped:
-        terminalreporter.write_line(f"NOT TESTED: {len(skipped)} tests need a RabbitMQ, and there is none.", red=True)
+    """The figures of the tests, such as the time from kill to commit; and, loudly, what was left untested."""
+    ended = [one for outcome in ("passed", "failed") for one in terminalreporter.stats.get(outcome, [])]
+    figures = {f"{one.nodeid.split('::')[-1]}: {name}": value for one in ended for name, value in one.user_properties}
+    for figure, value in sorted(figures.items()):
+        terminalreporter.write_line(f"{figure} {value:.2f}")
+    skipped = [str(one.longrepr) for one in terminalreporter.stats.get("skipped", [])]
+    for missing in ("RabbitMQ", "docker-compose"):
+        if count := sum(f"{missing}: " in reason for reason in skipped):
+            terminalreporter.write_line(f"NOT TESTED: {count} tests need {missing}, and there is none.", red=True)

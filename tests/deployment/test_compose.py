@@ -14,7 +14,6 @@ import pytest
 
 from tests.cli.calling import ROOT, run
 from tests.deployment.compose import FILE, Service, read
-from tests.deployment.conftest import COMPOSE
 from tests.endpoint import ModelEndpoint
 from tests.services import free_port, wait_until
 
@@ -59,7 +58,7 @@ def service(tmp_path: Path, postgres_url: str, redis_url: str, endpoint: ModelEn
 def test_compose_reads_the_file() -> None:
     compose = shutil.which("docker-compose")
     if compose is None:
-        pytest.skip(f"{COMPOSE} there is none; install Debian's package docker-compose")
+        pytest.skip("docker-compose: there is none; install Debian's package docker-compose")
     checked = subprocess.run([compose, "-f", str(FILE), "config", "-q"], capture_output=True, text=True, check=False)
 
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
@@ -108,7 +107,8 @@ def test_the_services_started_by_hand_answer_and_stop(service: Build, endpoint: 
     wait_until(lambda: "Sending due task lash-sweep" in service("beat").text(), 20, "beat to tick")
 
     codes = _at_once(Service.stop, services)
-    assert not any(codes), [one.text()[-2000:] for one, code in zip(services, codes, strict=True) if code]
+    failed = [one for one, code in zip(services, codes, strict=True) if code and not _was_saving_its_schedule(one)]
+    assert not failed, [one.text()[-2000:] for one in failed]
     assert not any(_at_once(Service.healthy, services))
 
 
@@ -125,6 +125,11 @@ def _wait_until_healthy(one: Service) -> None:
 def _healthy(one: Service) -> bool:
     assert one.alive, one.text()[-3000:]
     return one.healthy()
+
+
+def _was_saving_its_schedule(one: Service) -> bool:
+    """Celery's beat closes its schedule where a signal finds it; if it was just writing that, it ends with an error."""
+    return one.name == "beat" and "invalid operation on closed shelf" in one.text()
 
 
 def _settings(one: Service) -> dict[str, str]:

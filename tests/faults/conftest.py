@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from tests.faults.cluster import Cluster
 from tests.services import PrivateRedis
 
 LEASE_TTL = 3.0
-_FIGURES = pytest.StashKey[dict[str, float]]()
 
 
 @pytest.fixture
@@ -32,20 +31,3 @@ def private_redis() -> Iterator[PrivateRedis]:
 def cluster(tmp_path: Path, postgres_url: str, private_redis: PrivateRedis, endpoint: ModelEndpoint) -> Cluster:
     """Own database, own Redis, counting endpoint; a lease lives for LEASE_TTL seconds."""
     return Cluster(tmp_path, postgres_url, private_redis.url, endpoint, LEASE_TTL)
-
-
-@pytest.fixture
-def report(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
-    """Show a measured figure in the summary of the run, under the test's name."""
-    figures = request.config.stash.setdefault(_FIGURES, {})
-
-    def show(name: str, value: float) -> None:
-        figures[f"{request.node.name}: {name}"] = value
-
-    return show
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The figures of the fault tests, such as the time from kill to commit."""
-    for name, value in sorted(config.stash.get(_FIGURES, {}).items()):
-        terminalreporter.write_line(f"{name} {value:.2f}")

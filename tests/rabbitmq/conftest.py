@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from tests.services import PrivateRedis, ServiceMissing
 
 endpoint = faults.endpoint
 private_redis = faults.private_redis
-report: Callable[..., object] = faults.report
 
 
 @pytest.fixture
