@@ -118,6 +118,12 @@ def task_batch_id(session_id: SessionId, turn_id: TurnId) -> BatchId:
     return BatchId("task-" + digest([session_id, turn_id])[:32])
 
 
+def is_of_run(turn_id: TurnId, first: TurnId) -> bool:
+    """Whether a turn is `first`, or one that its run has come to by switching frames."""
+    (root, number), (first_root, first_number) = frame_number(turn_id), frame_number(first)
+    return root == first_root and number >= first_number
+
+
 def frame_number(turn_id: TurnId) -> tuple[TurnId, int]:
     """The turn that began the run, and which turn after it this one is; 0 for that turn itself."""
     match = _FOLLOW_UP.fullmatch(turn_id)

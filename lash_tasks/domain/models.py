@@ -9,6 +9,9 @@ from datetime import timedelta
 from lash_tasks.domain.codec import JsonObject, canonical, parse, scrub
 from lash_tasks.errors import ConfigurationError
 
+LONGEST_SECONDS = 365 * 24 * 3600
+"""A year: what any limit of time may be at most. Waits of the operating system have a bound of their own."""
+
 REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 OURS = frozenset({"messages", "model", "stream", "stream_options", "system", "tools"})
 """Fields of a request that say what is asked, or how the answer is read."""
@@ -77,8 +80,10 @@ def _temperature(value: object) -> float:
 
 def _seconds(value: object) -> float:
     number = value.total_seconds() if isinstance(value, timedelta) else _number(value)
-    if number is None or number < 0.001:
-        raise ConfigurationError(f"ModelOptions: timeout must be at least 0.001 seconds, or None, not {value!r}")
+    if number is None or not 0.001 <= number <= LONGEST_SECONDS:
+        raise ConfigurationError(
+            f"ModelOptions: timeout must be from 0.001 to {LONGEST_SECONDS} seconds, or None, not {value!r}"
+        )
     return number
 
 

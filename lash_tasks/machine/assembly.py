@@ -58,6 +58,8 @@ class TurnResult:
     """How many messages the turn added, those included that are not kept."""
     switch: FrameSwitch | None = None
     """What the turn ends with, if its run goes on in another frame."""
+    overflowed: bool = False
+    """The turn ended because its prompt was too long for the model."""
 
 
 def assemble(
@@ -98,6 +100,7 @@ def assemble(
         stamp=_stamp(turn.intent.turn_index, outcome, turn.added),
         messages=len(turn.added),
         switch=_switch(turn) if isinstance(outcome, AgentFrameSwitch) else None,
+        overflowed=turn.overflowed,
     )
 
 

@@ -33,6 +33,8 @@ class Turn:
     calls: tuple[ToolCallRecord, ...] = ()
     issues: tuple[TurnIssue, ...] = ()
     joined: tuple[BatchId, ...] = ()
+    overflowed: bool = False
+    """A model has refused the prompt as too long for it."""
     models_failed: int = 0
     """How many of the agent's models could not answer. None of them is asked again in this turn."""
     corrections: int = 0

@@ -182,6 +182,7 @@ def _after_model_error(turn: Turn, call: CallModel, error: ModelError) -> Step:
     """The next model is asked if the call might have succeeded later; the failure stays among the turn's issues."""
     who = f" ({call.model})" if turn.agent.fallbacks else ""
     issue = TurnIssue(IssueKind.LLM_PROVIDER, error.code, f"LLM error{who}: {error.message}", error.raw)
+    turn = replace(turn, overflowed=error.terminal_reason is TerminalReason.CONTEXT_OVERFLOW)
     failed = turn.models_failed + 1
     if not error.retryable or failed == len(turn.agent.models):
         return stop(turn, StopKind.PROVIDER_ERROR, issue)
@@ -227,6 +228,7 @@ def _cut_short(turn: Turn, response: ModelResponse, kind: StopKind) -> Step:
     prose = tuple(part for part in response.parts if isinstance(part, TextPart) and part.text.strip())
     if prose and kind is StopKind.INCOMPLETE:
         turn = added(turn, Role.ASSISTANT, prose)
+    turn = replace(turn, overflowed=response.terminal_reason is TerminalReason.CONTEXT_OVERFLOW)
     reason = response.terminal_reason.value
     detail = f": {response.diagnostic}" if response.diagnostic else ""
     return stop(turn, kind, TurnIssue(IssueKind.LLM_PROVIDER, reason, f"LLM error: {reason}{detail}"))
@@ -334,8 +336,12 @@ def _halt(turn: Turn, reply: TurnHalted) -> Step:
         done = dict(reply.outcomes)
         turn = added_results(turn, turn.waiting, [done.get(call.index, call.settled) for call in turn.waiting.calls])
     issues = turn.issues if reply.issue is None else (*turn.issues, reply.issue)
-    if isinstance(turn.waiting, RunHooks) and turn.outcome is not None and reply.kind is StopKind.CANCELLED:
-        return end(turn)  # it has its end already; plugins do not see it, and that is all
+    if isinstance(turn.waiting, RunHooks) and reply.kind is StopKind.CANCELLED:
+        has_its_end = turn.outcome or (
+            turn.held if turn.waiting.checkpoint is CheckpointKind.BEFORE_COMPLETION else None
+        )
+        if has_its_end is not None:
+            return end(replace(turn, outcome=has_its_end))  # plugins do not see it, and that is all
     if reply.kind is StopKind.INVALID_INPUT:
         turn = replace(turn, added=())
     return end(replace(turn, issues=issues, outcome=stopped(reply.kind)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.turns import TurnRecord, TurnStatus
-from lash_tasks.errors import NotFound
+from lash_tasks.errors import NotFound, UnsupportedRecordSchemaVersion
 from lash_tasks.stores.protocols import Fleet, Pinned, WorkerRecord, WorkStore
 
 
@@ -70,6 +70,6 @@ class LivingCode:
         if (name, ref) not in self._snapshots:
             try:
                 self._snapshots[name, ref] = self._fleet.snapshot(name, ref)
-            except NotFound:
+            except (NotFound, UnsupportedRecordSchemaVersion):
                 self._snapshots[name, ref] = None
         return self._snapshots[name, ref]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.frames import FrameStatus, initial_frame_id, shown_frame_id
-from lash_tasks.domain.ids import SessionId, blob_ref
+from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.snapshots import SessionSnapshot, SnapshotGraph, SnapshotNode, SnapshotState
 from lash_tasks.domain.usage import NO_USAGE, TokenLedgerEntry, prompt_usage
@@ -68,8 +68,7 @@ def _read(sources: SnapshotSources, head: SessionHead, policy: JsonObject | None
             TokenLedgerEntry(row.source, row.model, row.usage) for row in sources.sessions.usage(session_id)
         ),
         states=tuple(
-            SnapshotState(state.name, state.generation, blob_ref(state.body))
-            for state in sources.sessions.states(session_id)
+            SnapshotState(state.name, state.generation, state.ref) for state in sources.sessions.states(session_id)
         ),
     )
 

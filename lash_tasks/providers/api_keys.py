@@ -11,6 +11,7 @@ from lash_tasks.domain.turns import TurnContext
 from lash_tasks.ports import ProviderFailure
 from lash_tasks.providers.named import EnvironmentVariable
 from lash_tasks.settings import read_variable
+from lash_tasks.tools.exits import EXITS
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class KeySource:
     def _ask(self, find: FindKey, turn: TurnContext) -> str:
         try:
             key: object = find(turn)
-        except Exception as error:
+        except (Exception, *EXITS) as error:
             # Without the error's own words and traceback: it handles keys.
             problem = f"raised {type(error).__name__}"
             log.warning("a key could not be found", extra={"key": self._name, "error": type(error).__name__})

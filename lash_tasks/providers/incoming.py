@@ -5,6 +5,9 @@ from __future__ import annotations
 from lash_tasks.domain.codec import JsonObject, JsonValue
 from lash_tasks.providers.failures import valid_unicode
 
+_ABSURD = 2**40
+"""A number of tokens that no call takes; sums of as many have to fit a column."""
+
 
 class StreamedText:
     """Text that arrives in pieces. A character whose two surrogates come apart is held back until it is whole."""
@@ -41,5 +44,5 @@ def as_text(value: JsonValue) -> str:
 
 
 def positive_counts(report: JsonObject) -> dict[str, int]:
-    """Of a report of usage, what says something: it may come in parts, more than once, and empty."""
-    return {name: count for name, count in report.items() if type(count) is int and count > 0}
+    """Of a report of usage, what says something: it may come in parts, more than once, empty, and out of all bounds."""
+    return {name: count for name, count in report.items() if type(count) is int and 0 < count < _ABSURD}

@@ -88,15 +88,18 @@ class Compaction:
     # ------------------------------------------------------------ by itself
 
     def follow(self, intent: TurnIntent, result: TurnResult) -> bool:
-        """Put a compaction behind a turn whose last prompt was larger than its agent likes; whether there is a new one.
+        """Put a compaction behind a turn whose last prompt was larger than its agent or its model likes.
+
+        Returns whether there is a new one.
 
         One that waits is enough. What goes wrong here is no fault of the turn: the next one asks again.
         """
         agent = self.services.agents.get(intent.agent)
         limit = None if agent is None else agent.compact_above_tokens
-        if limit is None or result.switch is not None or not result.usage:
+        if limit is None or result.switch is not None:
             return False
-        if result.usage[-1].usage.input_tokens <= limit:
+        above = bool(result.usage) and result.usage[-1].usage.input_tokens > limit
+        if not (above or result.overflowed):
             return False
         try:
             waiting = self.services.queue.waiting(intent.session_id)

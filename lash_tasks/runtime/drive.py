@@ -115,7 +115,7 @@ class Drive:
             return self._checkpoint(effect)
         # An answer that is there is judged whatever else is wanted of the turn: it may be its end (effects §17, W-33).
         judges = isinstance(effect, CheckOutput) and self.performer.can_judge
-        halted = self._exhausted() if judges else self._must_halt(timely=not _calls(Hook.AFTER_TURN)(effect))
+        halted = self._exhausted() if judges else self._must_halt(timely=not _is_at_the_end(effect))
         if halted is not None:
             return halted
         self.services.reached(CrashPoint.BEFORE_EFFECT)
@@ -140,16 +140,16 @@ class Drive:
     def _checkpoint(self, effect: TakeCheckpoint) -> Reply:
         """An unrecorded checkpoint: empty if the journal goes on behind it, else the place to take input.
 
-        A turn that has its answer ends with it, whatever else is wanted of it (effects §17, W-33).
+        Behind it may also be what plugins said of the end of the turn, when input has kept that from committing.
         """
-        if self.journal.goes_beyond(effect.effect_id):
+        ask, self._ask_at_checkpoint = self._ask_at_checkpoint, False
+        if not ask and self.journal.goes_beyond(effect.effect_id):
             return CheckpointPassed()
         if effect.kind is CheckpointKind.BEFORE_COMPLETION:
             if not self.takes_input:
                 return CheckpointPassed()
         elif (halted := self._must_halt()) is not None:
             return halted
-        ask, self._ask_at_checkpoint = self._ask_at_checkpoint, False
         return CheckpointPassed(self.performer.take_checkpoint(effect, ask=ask))
 
     @property
@@ -233,6 +233,13 @@ class Drive:
 
 def _calls(hook: Hook) -> Callable[[Effect], bool]:
     return lambda effect: isinstance(effect, RunHooks) and effect.hook is hook
+
+
+def _is_at_the_end(effect: Effect) -> bool:
+    """Whether plugins are called about a turn that has its answer."""
+    return isinstance(effect, RunHooks) and (
+        effect.hook is Hook.AFTER_TURN or effect.checkpoint is CheckpointKind.BEFORE_COMPLETION
+    )
 
 
 def _renders(effect: Effect) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.codec import JsonValue, decode, digest, encode
 from lash_tasks.domain.hooks import AbortTurn, EmitEvent, EnqueueMessages, HookFailure, PluginReport
+from lash_tasks.domain.ids import blob_ref
 from lash_tasks.domain.messages import Role
 from lash_tasks.domain.plugins import Hook
 from lash_tasks.domain.turns import AssembledTurn, TurnContext
@@ -61,7 +62,7 @@ class PluginStates:
         for plugin, state in turn.states:
             stored = self._all().get(_name(plugin))
             body = encode(PluginState, PluginState(plugin, versions[plugin], state))
-            if stored is None or stored.body != body:
+            if stored is None or stored.ref != blob_ref(body):
                 generation = 1 if stored is None else stored.generation + 1
                 writes.append(StateWrite(_name(plugin), generation, body))
         return tuple(writes)

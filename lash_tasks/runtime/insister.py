@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.errors import StoreUnavailable
 from lash_tasks.stores.protocols import Fleet, Runnable, WorkerRecord
+from lash_tasks.tools.exits import EXITS
 from lash_tasks.tools.threads import DaemonPool
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Insister:
         def job() -> None:
             try:
                 self._run(one.session_id)
-            except Exception:
+            except (Exception, *EXITS):
                 log.exception("a turn could not be run", extra=extra)
 
         extra = {"session_id": one.session_id, "turn_id": one.turn_id}

@@ -47,7 +47,7 @@ def patiently(write: Callable[[], T], clock: Clock, interrupt: Interrupt) -> T:
 
 
 class TurnJournal:
-    """Reads are of what the opening found; writes go through the worker's writer. Safe from a round's threads."""
+    """Reads are of what the opening found and of what was recorded since. Safe from a round's threads."""
 
     def __init__(self, writer: JournalWriter, opened: OpenedTurn, clock: Clock, interrupt: Interrupt) -> None:
         self._clock = clock
@@ -89,4 +89,13 @@ class TurnJournal:
             raise Interrupted(InterruptReason.LOST)
         if reply.verdict is RecordVerdict.REFUSED:
             raise StoreError(f"the database refused the journal row {row.replay_key!r}; see its log")
+        if row.state is EffectState.DONE:  # a turn that input sends back may come to the same effect again
+            self._recorded[row.replay_key] = RecordedEffect(
+                replay_key=row.replay_key,
+                ordinal=row.ordinal,
+                fence=row.fence,
+                state=row.state,
+                envelope=row.envelope,
+                outcome=row.outcome,
+            )
         return reply

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from lash_tasks.domain.ids import SessionId, TurnId
+from lash_tasks.tools.exits import EXITS
 
 log = logging.getLogger(__name__)
 
@@ -58,5 +59,5 @@ class LocalDoorbell:
                 continue
             try:
                 run(session_id)
-            except Exception:
+            except (Exception, *EXITS):
                 log.exception("a turn could not be run", extra={"session_id": session_id})

@@ -50,6 +50,7 @@ from lash_tasks.runtime.phases import TurnPhases
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.worker import Doing, Engagement
 from lash_tasks.stores.protocols import CheckpointRefused, CheckpointRequest, CheckpointTaken, OpenedTurn
+from lash_tasks.tools.exits import EXITS
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class EffectPerformer:
     def _render(self, context: TurnContext) -> InstructionsRendered:
         try:
             return InstructionsRendered(text=self._services.agents[context.agent].render(context))
-        except Exception as error:
+        except (Exception, *EXITS) as error:
             log.warning("instructions could not be rendered", extra={"agent": context.agent}, exc_info=True)
             problem = f"the instructions of agent {context.agent!r} raised {type(error).__name__}"
             return InstructionsRendered(problem=problem)
@@ -160,7 +161,7 @@ class EffectPerformer:
             # A call that was shut down from here looks like any other that failed, and must not be recorded as one.
             self._engagement.interrupt.check()
             return _as_recorded(ModelOutcome(error=_model_error(failure)))
-        except Exception as error:
+        except (Exception, *EXITS) as error:
             if isinstance(error, LashError) and error.retryable:
                 raise  # of a store, on the way to an attachment: the turn is tried again
             self._engagement.interrupt.check()

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.plugins import Hook
+from lash_tasks.tools.exits import EXITS
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,12 @@ class TurnPhases:
     def _told(self, probe: PhaseProbe, phase: str) -> Iterator[None]:
         try:
             probe.begin(self.session_id, self.turn_id, phase)
-        except Exception:
+        except (Exception, *EXITS):
             log.exception("a phase probe failed", extra={"phase": phase})
         try:
             yield
         finally:
             try:
                 probe.end(self.session_id, self.turn_id, phase)
-            except Exception:
+            except (Exception, *EXITS):
                 log.exception("a phase probe failed", extra={"phase": phase})

@@ -10,7 +10,7 @@ from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.codec import JsonValue, scrub
 from lash_tasks.domain.frames import Seed
 from lash_tasks.domain.ids import name_problem
-from lash_tasks.domain.models import DEFAULT_OPTIONS, ModelOptions
+from lash_tasks.domain.models import DEFAULT_OPTIONS, LONGEST_SECONDS, ModelOptions
 from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.machine.effects import OutputChecked
@@ -30,7 +30,7 @@ class Agent:
     the answer is JSON of that type: `turn.output`, `turn.output_as(...)`. `plugins` take part in its turns. A turn ends
     after `max_iterations` model calls or `max_turn_seconds`. `compact` are functions that are asked in order what a
     session goes on with that has grown long, by the command `compact_session`, or by itself after a turn whose last
-    prompt took more than `compact_above_tokens`.
+    prompt took more than `compact_above_tokens` or was too long for the model.
     """
 
     name: str
@@ -66,6 +66,11 @@ class Agent:
                 raise ConfigurationError(
                     f"agent {self.name!r}: {limit} must be a whole number of at least 1, not {value!r}"
                 )
+        if self.max_turn_seconds > LONGEST_SECONDS:
+            raise ConfigurationError(
+                f"agent {self.name!r}: max_turn_seconds must be at most {LONGEST_SECONDS}, a year, "
+                f"not {self.max_turn_seconds!r}"
+            )
         object.__setattr__(self, "tools", self._checked_tools())
         object.__setattr__(self, "plugins", self._checked_plugins())
         output = None if self.output_type is None else read_output_type(f"agent {self.name!r}", self.output_type)

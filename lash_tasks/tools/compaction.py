@@ -10,6 +10,8 @@ from lash_tasks.domain.frames import Initial, Seed, read_seeds
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.messages import Message, Role, TextPart
 from lash_tasks.errors import ConfigurationError
+from lash_tasks.tools.exits import EXITS
+from lash_tasks.tools.text import describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,10 @@ def checked_compactors(label: str, given: object) -> tuple[Compactor, ...]:
 def compacted(compactors: Sequence[Compactor], context: CompactionContext) -> tuple[Seed, ...]:
     """What the first compactor that has something to say gives. Whatever one raises comes through."""
     for compactor in compactors:
-        given = compactor(context)
+        try:
+            given = compactor(context)
+        except EXITS as error:
+            raise RuntimeError(f"{_name(compactor)} raised {describe(error)}") from error
         try:
             seeds = read_seeds(given if given is not None else ())
         except ValueError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Generic, Literal, ParamSpec, TypeVar, overload
 
 from lash_tasks.domain.agents import OnCrash, ToolSpec
+from lash_tasks.domain.models import LONGEST_SECONDS
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.tools.schema import Signature, function_label, read_signature
 
@@ -116,6 +116,8 @@ def _milliseconds(label: str, timeout: float | timedelta | None) -> int | None:
     if timeout is None:
         return None
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0.001 <= seconds < math.inf:
-        raise ConfigurationError(f"{label}: timeout must be at least 0.001 seconds, or None, not {timeout!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0.001 <= seconds <= LONGEST_SECONDS:
+        raise ConfigurationError(
+            f"{label}: timeout must be from 0.001 to {LONGEST_SECONDS} seconds, or None, not {timeout!r}"
+        )
     return round(seconds * 1000)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lash_tasks.domain.codec import JsonObject, JsonValue, canonical, parse_value, scrub
 from lash_tasks.machine.effects import OutputChecked
+from lash_tasks.tools.exits import EXITS
 from lash_tasks.tools.schema import value_schema
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class OutputType:
             self._adapter.validate_json(canonical(value))
         except ValidationError as error:
             return OutputChecked(problem=_words(error))
-        except Exception as error:  # a validator of the user's own, on whatever a model may write
+        except (Exception, *EXITS) as error:  # a validator of the user's own, on whatever a model may write
             log.warning("an output type raised", exc_info=True)
             return OutputChecked(problem=f"checking it raised {type(error).__name__}")
         return OutputChecked(value)

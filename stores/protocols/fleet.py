@@ -58,9 +58,12 @@ class Fleet(Protocol):
         ...
 
     def agents(self) -> list[AgentSnapshot]:
-        """The newest snapshot of every agent that a worker has registered, by name."""
+        """Of every agent that a worker has registered, by name, the newest snapshot that can be read here."""
         ...
 
     def snapshot(self, name: str, ref: str) -> AgentSnapshot:
-        """The snapshot that a turn is pinned to; NotFound."""
+        """The snapshot that a turn is pinned to.
+
+        NotFound, also of one that a later release has written and this one cannot read; UnsupportedRecordSchemaVersion.
+        """
         ...

@@ -10,6 +10,7 @@ from lash_tasks.domain.ids import BlobRef, SessionId, TurnId
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import TurnRecord
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
+from lash_tasks.errors import NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,16 @@ class StoredState:
 
     name: str
     generation: int
-    body: bytes
+    ref: BlobRef
+    content: bytes | None
+    """None if it is gone."""
+
+    @property
+    def body(self) -> bytes:
+        """What was stored; NotFound if it is gone."""
+        if self.content is None:
+            raise NotFound(f"body of the state {self.name}", self.ref)
+        return self.content
 
 
 class SessionStore(Protocol):
@@ -35,7 +45,7 @@ class SessionStore(Protocol):
         ...
 
     def states(self, session_id: SessionId) -> list[StoredState]:
-        """The session's named states. NotFound if the body of one is gone."""
+        """The session's named states."""
         ...
 
     def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None: ...

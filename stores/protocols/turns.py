@@ -261,5 +261,8 @@ class TurnStore(Protocol):
         ...
 
     def request_cancel(self, session_id: SessionId, turn_id: TurnId, reason: str) -> bool:
-        """Ask that a turn be cancelled; idempotent. False if it is unknown or committed already."""
+        """Ask that a turn be cancelled; idempotent. False if it is unknown or committed already.
+
+        Of one that has switched frames and committed, the turn that its run has come to is asked.
+        """
         ...

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, Update, bindparam, delete, exists, func, select, text, tuple_, update
+from sqlalchemy import Connection, Update, bindparam, delete, exists, select, text, tuple_, update
 
 from lash_tasks.domain.agents import AgentSnapshot
-from lash_tasks.domain.codec import canonical, decode, encode, parse
+from lash_tasks.domain.codec import UNREADABLE, canonical, decode, encode, parse
 from lash_tasks.domain.ids import SessionId, TurnId, WorkerId
 from lash_tasks.domain.turns import TurnStatus
-from lash_tasks.errors import NotFound
+from lash_tasks.errors import NotFound, UnsupportedRecordSchemaVersion
 from lash_tasks.stores.protocols import Beat, WorkerRecord
 from lash_tasks.stores.sql.conditions import in_status, now_of
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.rows import CRASHED
 from lash_tasks.stores.sql.tables import agents, turn_cancels, turns, workers
+
+_log = logging.getLogger(__name__)
 
 _SEEN = """
 INSERT INTO lash_workers (id, host, pid, queues, version, agents, machine_version, started_at_ms, seen_at_ms)
@@ -94,12 +97,17 @@ class SqlFleet:
                 connection.execute(text(_REGISTER.format(now=self._database.now_sql)), rows)
 
     def agents(self) -> list[AgentSnapshot]:
-        newest_first = (agents.c.seen_at_ms.desc(), agents.c.ref)
-        place = func.row_number().over(partition_by=agents.c.name, order_by=newest_first).label("place")
-        ranked = select(agents.c.name, agents.c.snapshot, place).subquery()
-        query = select(ranked.c.snapshot).where(ranked.c.place == 1).order_by(ranked.c.name)
+        query = select(agents).order_by(agents.c.name, agents.c.seen_at_ms.desc(), agents.c.ref)
+        newest: dict[str, AgentSnapshot] = {}
         with self._database.reading() as connection:
-            return [decode(AgentSnapshot, snapshot) for snapshot in connection.execute(query).scalars()]
+            for row in connection.execute(query):
+                if row.name in newest:
+                    continue
+                try:
+                    newest[row.name] = _read(row.name, row.ref, row.snapshot)
+                except (NotFound, UnsupportedRecordSchemaVersion) as error:
+                    _log.warning("a version of an agent is passed over", extra={"problem": error.sentence()})
+        return list(newest.values())
 
     def snapshot(self, name: str, ref: str) -> AgentSnapshot:
         query = select(agents.c.snapshot).where(agents.c.name == name, agents.c.ref == ref)
@@ -107,8 +115,17 @@ class SqlFleet:
             found = connection.execute(query).scalar_one_or_none()
         if found is None:
             raise NotFound("agent snapshot", f"{name}@{ref}")
-        snapshot: AgentSnapshot = decode(AgentSnapshot, found)
-        return snapshot
+        return _read(name, ref, found)
+
+
+def _read(name: str, ref: str, stored: bytes) -> AgentSnapshot:
+    try:
+        snapshot: AgentSnapshot = decode(AgentSnapshot, stored)
+    except UnsupportedRecordSchemaVersion:
+        raise
+    except UNREADABLE as error:
+        raise NotFound("agent snapshot that this release can read", f"{name}@{ref}") from error
+    return snapshot
 
 
 _HELD = select(turns.c.session_id, turns.c.turn_id, turns.c.fence).where(

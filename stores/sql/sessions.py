@@ -25,11 +25,11 @@ from sqlalchemy import (
 
 from lash_tasks.domain.codec import decode
 from lash_tasks.domain.founding import CHILD_USAGE
-from lash_tasks.domain.ids import SessionId, TurnId, fence_scope
+from lash_tasks.domain.ids import BlobRef, SessionId, TurnId, fence_scope
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import MAX_ATTEMPTS, AssembledTurn, TurnRecord, TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageTotal
-from lash_tasks.errors import NotFound, SessionBusy
+from lash_tasks.errors import SessionBusy
 from lash_tasks.stores.protocols import StoredState
 from lash_tasks.stores.sql.conditions import in_status, now_of
 from lash_tasks.stores.sql.engine import Database
@@ -107,11 +107,10 @@ class SqlSessionStore:
             .order_by(states.c.name)
         )
         with self._database.reading() as connection:
-            rows = connection.execute(query).mappings().all()
-        for row in rows:
-            if row["content"] is None:
-                raise NotFound(f"body of the state {row['name']}", row["ref"])
-        return [StoredState(row["name"], row["generation"], bytes(row["content"])) for row in rows]
+            return [
+                StoredState(row.name, row.generation, BlobRef(row.ref), row.content and bytes(row.content))
+                for row in connection.execute(query)
+            ]
 
     def turn(self, session_id: SessionId, turn_id: TurnId) -> TurnRecord | None:
         if self._database.dialect == "postgresql":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import exists, select, text, update
+from sqlalchemy import select, text, update
 
+from lash_tasks.domain.frames import is_of_run
 from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.journal import JournalRow, RecordReply
 from lash_tasks.domain.turns import TurnStatus
@@ -20,7 +21,9 @@ from lash_tasks.stores.protocols import (
     OpenRequest,
     TurnCommit,
 )
+from lash_tasks.stores.sql.conditions import in_status
 from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.fencing import share_fence
 from lash_tasks.stores.sql.rows import CRASHED
 from lash_tasks.stores.sql.tables import turns
 from lash_tasks.stores.sql.turns_postgres import PostgresTurns
@@ -63,11 +66,11 @@ class SqlTurnStore:
             return connection.execute(given_up).rowcount == 1
 
     def request_cancel(self, session_id: SessionId, turn_id: TurnId, reason: str) -> bool:
-        running = exists().where(
-            turns.c.session_id == session_id, turns.c.turn_id == turn_id, turns.c.status == TurnStatus.RUNNING.value
-        )
+        running = select(turns.c.turn_id).where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
         with self._database.transaction() as connection:
-            if not connection.execute(select(running)).scalar():
+            share_fence(connection, session_id)  # what a commit that is under way leaves is to be seen
+            found = connection.execute(running).scalar()
+            if found is None or not is_of_run(found, turn_id):
                 return False
             connection.execute(
                 text(
@@ -76,7 +79,7 @@ class SqlTurnStore:
                 ),
                 {
                     "session_id": session_id,
-                    "turn_id": turn_id,
+                    "turn_id": found,
                     "reason": reason,
                     "now_ms": self._database.now_override(),
                 },
