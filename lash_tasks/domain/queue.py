@@ -12,6 +12,7 @@ from lash_tasks.domain.ids import BatchId, MessageId, SessionId, TurnId
 from lash_tasks.domain.inputs import Blob, QueuedInput, context_digest
 from lash_tasks.domain.messages import Message, Origin, Role, TextPart
 from lash_tasks.domain.wakes import QueuedWake, wake_message
+from lash_tasks.errors import UnsupportedRecordSchemaVersion
 
 
 class When(StrEnum):
@@ -208,10 +209,16 @@ def input_problem(batch: BatchRecord) -> str | None:
 
 
 def _readable(batch: BatchRecord) -> Queued:
-    """What is in it, or words that say that it cannot be read, lest the turn that it meets dies of it."""
-    if input_problem(batch) is not None:
+    """What is in it, or words that say that it cannot be read, lest the turn that it meets dies of it.
+
+    UnsupportedRecordSchemaVersion for what a later release has sent: one of its workers can read it.
+    """
+    try:
+        return queued(batch)
+    except UNREADABLE as error:
+        if isinstance(error, UnsupportedRecordSchemaVersion) and error.newer:
+            raise
         return QueuedInput(batch.agent, (TextPart("[An input that could not be read.]"),))
-    return queued(batch)
 
 
 def decode_joined(outcome: bytes) -> tuple[JoinedInput, ...]:

@@ -95,6 +95,8 @@ class HookPerformer:
             try:
                 state = states[plugin.id] if plugin.id in states else self.states.before(plugin.id)
             except (NotFound, UnsupportedRecordSchemaVersion, ValueError) as error:
+                if isinstance(error, UnsupportedRecordSchemaVersion) and error.newer:
+                    raise
                 log.exception("the state of a plugin cannot be read", extra={"plugin": plugin.id})
                 return HooksReturned(failure=HookFailure(plugin.id, f"its state cannot be read: {error}"))
             invocation = HookInvocation(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lash_tasks.domain.ids import SessionId
-from lash_tasks.errors import LeaseStoreUnavailable, StoreUnavailable
+from lash_tasks.errors import LeaseStoreUnavailable, StoreUnavailable, UnsupportedRecordSchemaVersion
 from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.repertoire import Repertoire
@@ -169,10 +169,15 @@ class SessionRunner:
         except StoreUnavailable:
             self._give_up(opened, crashed=False)
             raise
-        except Exception:
-            log.exception("turn failed and is given up", extra=extra)
-            self._give_up(opened, crashed=True)
-            raise
+        except Exception as error:
+            later = isinstance(error, UnsupportedRecordSchemaVersion) and error.newer
+            self._give_up(opened, crashed=not later)
+            if not later:
+                log.exception("turn failed and is given up", extra=extra)
+                raise
+            log.warning("turn left to a worker of a later release", extra={**extra, "problem": str(error)})
+            engagement.held = True
+            return RunVerdict.NOTHING
 
     def _open(self, session_id: SessionId, known: WarmSession) -> OpenedTurn | NotOpened:
         """Open the session; what a turn held back is pinned to is looked at when it is new to this worker."""

@@ -14,6 +14,7 @@ from lash_tasks.domain.agents import AgentSnapshot
 from lash_tasks.domain.plugins import Hook
 from lash_tasks.domain.policies import overlaid, stored_spec
 from lash_tasks.domain.queue import BatchKind, queued
+from lash_tasks.domain.sessions import Unreadable
 from lash_tasks.domain.turns import (
     MAX_ATTEMPTS,
     Finished,
@@ -23,7 +24,7 @@ from lash_tasks.domain.turns import (
     outcome_kind,
     stopped,
 )
-from lash_tasks.errors import CommitConflict, ErrorCode, StoreUnavailable
+from lash_tasks.errors import CommitConflict, ErrorCode, StoreUnavailable, UnsupportedRecordSchemaVersion
 from lash_tasks.machine.assembly import TurnResult, assemble
 from lash_tasks.machine.effects import TurnHalted
 from lash_tasks.machine.projection import NOTHING_SAID
@@ -78,7 +79,8 @@ class TurnPipeline:
     def run(self, opened: OpenedTurn, before: WarmSession, engagement: Engagement) -> bool:
         """Run the turn to its commit; False if another worker has it by then. Raises what goes wrong, and Interrupted.
 
-        What cannot be run or read at the end of its attempts is buried without content.
+        What cannot be run or read at the end of its attempts is buried without content. What a later release has
+        written is raised as UnsupportedRecordSchemaVersion however often, unless somebody wants the turn to end.
         """
         if opened.cancel:
             engagement.interrupt.set(InterruptReason.CANCELLED)
@@ -86,14 +88,17 @@ class TurnPipeline:
         try:
             if opened.batches[0].kind is BatchKind.COMMAND:
                 return self._apply_command(at)
+            _refuse_later_nodes(opened)
             return self._drive_and_commit(at)
         except StoreUnavailable:
             raise
-        except Exception:
-            if opened.attempt <= MAX_ATTEMPTS:
+        except Exception as error:
+            later = isinstance(error, UnsupportedRecordSchemaVersion) and error.newer
+            cancelled = later and engagement.interrupt.reason is InterruptReason.CANCELLED
+            if not cancelled and (later or opened.attempt <= MAX_ATTEMPTS):
                 raise
-            log.exception("a turn at the end of its attempts is buried bare", extra={"turn_id": opened.intent.turn_id})
-        result = assemble(_bare(opened), None, attempt=opened.attempt)
+            log.exception("a turn that cannot be run is buried bare", extra={"turn_id": opened.intent.turn_id})
+        result = assemble(_bare(opened, cancelled=cancelled), None, attempt=opened.attempt)
         return self._announce(at, self._commit(at, turn_commit(opened, result)), result)
 
     def _live(self, opened: OpenedTurn) -> LivePublisher:
@@ -208,9 +213,20 @@ class TurnPipeline:
             drive.performer.hooks.observe(turn, result.turn)
 
 
-def _bare(opened: OpenedTurn) -> Turn:
+def _refuse_later_nodes(opened: OpenedTurn) -> None:
+    """A model must not be shown a history with holes where workers are about that can read all of it."""
+    for stored in opened.history:
+        if isinstance(stored.node.content, Unreadable) and stored.node.content.newer is not None:
+            raise stored.node.content.newer
+
+
+def _bare(opened: OpenedTurn, *, cancelled: bool) -> Turn:
     """The last resort for a turn whose inputs or journal cannot even be read: an end without content."""
     issue = TurnIssue(IssueKind.RUNTIME, ErrorCode.ATTEMPTS_EXHAUSTED.value, "the turn could not be run or replayed")
-    agent = AgentSnapshot(opened.intent.agent, "", "")
-    outcome = stopped(StopKind.RUNTIME_ERROR)
-    return Turn(intent=opened.intent, agent=agent, history=NOTHING_SAID, issues=(issue,), outcome=outcome)
+    return Turn(
+        intent=opened.intent,
+        agent=AgentSnapshot(opened.intent.agent, "", ""),
+        history=NOTHING_SAID,
+        issues=() if cancelled else (issue,),
+        outcome=stopped(StopKind.CANCELLED if cancelled else StopKind.RUNTIME_ERROR),
+    )

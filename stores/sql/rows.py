@@ -17,6 +17,7 @@ from lash_tasks.domain.policies import stored_spec
 from lash_tasks.domain.queue import BatchKind, BatchRecord, BatchState
 from lash_tasks.domain.sessions import Content, Node, Record, SessionHead, StoredNode, Unreadable
 from lash_tasks.domain.turns import TurnIntent
+from lash_tasks.errors import UnsupportedRecordSchemaVersion
 from lash_tasks.stores.protocols import TurnCommit
 
 _log = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ def _content(row: Row) -> Content:
     except UNREADABLE as error:
         extra = {"session_id": row["session_id"], "node_id": row["node_id"], "error": str(error)}
         _log.error("a node of the history cannot be read", extra=extra)
-        return Unreadable(str(error))
+        newer = isinstance(error, UnsupportedRecordSchemaVersion) and error.newer
+        return Unreadable(str(error), error if newer else None)
     return content
 
 
