@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,24 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         result = yield
     assert wanted <= seen, f"marked with codes that did not come up: {wanted - seen}"
     return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Let what tests print travel between processes, also where it is no text that could be."""
+    return _carried((yield))
+
+
+def _carried(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_carried(key): _carried(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(map(_carried, value))
+        case _:
+            return value
 
 
 @pytest.fixture(scope="session")

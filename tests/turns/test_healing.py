@@ -13,7 +13,7 @@ from lash_tasks.ports import Interrupt, ModelCall
 from tests.turns.models import Model, calls, says, script
 from tests.turns.stage import Stage, agent
 
-SPOILT = b'{"v":99,"d":{}}'  # what a later version may write
+SPOILT = b'{"v":1,"d":{}}'
 
 
 def shown(model: Model) -> list[list[str]]:
