@@ -33,6 +33,7 @@ ALL = ModelOptions(
         ("timeout", 0),
         ("timeout", timedelta(0)),
         ("timeout", float("inf")),
+        ("timeout", 1e300),
         ("timeout", "5"),
         ("extra", [1]),
         ("extra", {"": 1}),

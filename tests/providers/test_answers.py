@@ -96,6 +96,11 @@ SCENARIOS = [
         replace(response(TextPart("a")), usage=TokenUsage(10, 50, reasoning_tokens=40)),
     ),
     Scenario(
+        "a count that no column holds",
+        stream(delta(content="a"), STOP, usage(10**19, 2)),
+        replace(response(TextPart("a")), usage=TokenUsage(0, 2)),
+    ),
+    Scenario(
         "reasoning extraction",
         stream(delta(reasoning_content="think"), delta(reasoning="ing"), delta(content="a"), STOP),
         response(ReasoningPart("thinking"), TextPart("a")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any, cast
 
@@ -102,6 +103,7 @@ class Good(Plugin):
         ({"max_iterations": 0}, "max_iterations must be a whole number of at least 1, not 0"),
         ({"max_turn_seconds": 1.5}, "max_turn_seconds must be a whole number of at least 1, not 1.5"),
         ({"max_turn_seconds": True}, "max_turn_seconds must be a whole number"),
+        ({"max_turn_seconds": sys.maxsize}, "max_turn_seconds must be at most 31536000, a year"),
     ],
 )
 def test_a_bad_agent_is_refused(changes: dict[str, Any], problem: str) -> None:

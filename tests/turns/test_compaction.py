@@ -13,11 +13,12 @@ from lash_tasks.domain.frames import FrameRecord, FrameStatus, Initial, initial_
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.queue import BatchKind, BatchState
-from lash_tasks.domain.turns import MAX_ATTEMPTS
+from lash_tasks.domain.turns import MAX_ATTEMPTS, StopKind, stopped
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import ErrorCode, StoreUnavailable
-from lash_tasks.machine.requests import ModelRequest, ModelResponse
-from lash_tasks.providers.scripted import RULES
+from lash_tasks.machine.requests import ModelRequest, ModelResponse, TerminalReason
+from lash_tasks.ports import ProviderFailure
+from lash_tasks.providers.scripted import RULES, last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
@@ -189,6 +190,28 @@ def test_a_turn_with_a_large_prompt_is_followed_by_a_compaction(automatic: Stage
     assert command["source_key"].startswith("command:compact_session:after:queue:")
     assert command["state"] == BatchState.CONSUMED
     assert texts(automatic) == ["so far: 6 messages", "three", "You said: three"]
+
+
+@pytest.mark.parametrize("told", ["by a failure", "in the answer"])
+def test_a_prompt_that_was_too_long_for_the_model_is_followed_by_a_compaction(
+    automatic: Stage, summary: Summary, told: str
+) -> None:
+    """Such a call has used nothing, so the call before it was looked at: a session above the window stayed there."""
+    overflow = TerminalReason.CONTEXT_OVERFLOW
+
+    def rule(request: ModelRequest) -> ModelResponse:
+        if last_user_text(request) != "a long text":
+            return replace(RULES["echo"](request), usage=TokenUsage(10, 1))
+        if told == "in the answer":
+            return ModelResponse((), terminal_reason=overflow)
+        raise ProviderFailure("too long", code="context_length_exceeded", terminal_reason=overflow.value)
+
+    automatic.model = Model(rule)
+    automatic.answer("one")
+    automatic.answer("a long text")
+    assert automatic.results()[1].outcome == stopped(StopKind.PROVIDER_ERROR)
+    assert len(commands(automatic)) == len(summary.asked) == 1
+    assert automatic.answer("two").ok
 
 
 def test_it_is_done_in_the_same_visit(automatic: Stage) -> None:

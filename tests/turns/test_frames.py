@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text as sql
 
 from lash_tasks import EnqueueMessages, HookContext, Plugin, PluginMessage, SwitchFrame, tool
 from lash_tasks.domain.codec import canonical
 from lash_tasks.domain.frames import MAX_FRAME_SWITCHES, FrameRecord, FrameStatus, initial_frame_id
 from lash_tasks.domain.hooks import TurnSummary
 from lash_tasks.domain.messages import text_of
-from lash_tasks.domain.queue import BatchState
+from lash_tasks.domain.queue import BatchState, CancelVerdict
 from lash_tasks.domain.sessions import transcript
 from lash_tasks.domain.turns import AgentFrameSwitch, StopKind, TurnStatus, stopped
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
 from lash_tasks.plugins.plugin import Directives
 from lash_tasks.providers.scripted import RULES, last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
-from lash_tasks.runtime.ingress import CommandRequest
+from lash_tasks.runtime.ingress import CancelAnswer, CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
-from lash_tasks.stores.sql import tables
+from lash_tasks.stores.protocols import CommitRefused, Committed, TurnCommit
+from lash_tasks.stores.sql import session_changes, tables
+from lash_tasks.stores.sql.caller_connections import CallerConnection
+from tests.services import wait_until
+from tests.turns.doubles import TurnsBetween
 from tests.turns.models import Model, call_number, calls
 from tests.turns.stage import AGENT, SESSION, DieAt, Stage, agent, emptied
 
@@ -295,6 +302,41 @@ def test_a_death_between_the_frames_runs_the_task_exactly_once_and_before_what_w
     assert [turn.text for turn in stage.results()] == ["", "You said: book it", "You said: later"]
     assert [request for request in requests(stage) if request[-1] == "book it"] == [["so far", "book it"]]
     assert [turn.attempt for turn in stage.results()] == [1, 1, 1]
+
+
+def test_a_cancel_that_comes_beside_the_commit_of_a_switch_stops_the_run(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw the turn running and the commit did not see it: what was asked for was lost, and the task was run."""
+    if stage.settings.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    cancelled: list[Future[CancelAnswer]] = []
+
+    def apply(connection: CallerConnection, commit: TurnCommit, revision: int, now_ms: int) -> bool:
+        fits = session_changes.apply_changes(connection, commit, revision, now_ms)
+        cancelled.append(elsewhere.submit(stage.cancel))
+        wait_until(lambda: cancelled[0].done() or waits_for_a_lock(stage), 10, "the cancel to wait for the commit")
+        return fits
+
+    class Between(TurnsBetween):
+        def commit(self, commit: TurnCommit) -> Committed | CommitRefused:
+            verdict = super().commit(commit)
+            cancelled[0].result()
+            return verdict
+
+    monkeypatch.setattr("lash_tasks.stores.sql.turns_postgres.apply_changes", apply)
+    switches(stage, task="the task")
+    stage.send("go")
+    with ThreadPoolExecutor(1) as elsewhere:
+        stage.run_all(wrap=lambda stores: replace(stores, turns=Between(stores.turns)))
+    assert cancelled[0].result().verdict is CancelVerdict.REQUESTED
+    assert [turn.outcome for turn in stage.results()][1:] == [stopped(StopKind.CANCELLED)]
+
+
+def waits_for_a_lock(stage: Stage) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with stage.reading() as stores, stores.database.reading() as connection:
+        return bool(connection.execute(sql(waiting)).scalar())
 
 
 @pytest.mark.raises_code("max_frame_switches")

@@ -9,6 +9,7 @@ from lash_tasks.domain.hooks import AbortTurn
 from lash_tasks.domain.plugins import Hook
 from lash_tasks.plugins.plugin import Directives, HookContext, Plugin
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.stores.sql import tables
 from tests.turns.models import Model
 from tests.turns.plugins import Calls, plugin
@@ -134,6 +135,18 @@ def test_a_state_whose_body_is_gone_fails_the_phase_that_wants_it(stage: Stage) 
     stage.execute("DELETE FROM lash_blobs")
     (issue,) = stage.answer("two").errors
     assert (issue.code, "its state cannot be read" in issue.message) == ("plugin_prepare_turn", True)
+
+
+def test_a_reset_is_the_remedy_for_a_state_whose_body_is_gone(stage: Stage) -> None:
+    stage.agents = [agent(plugins=[Counting()])]
+    stage.answer("one")
+    stage.execute("DELETE FROM lash_blobs")
+    reset = {"session_id": SESSION, "kind": "reset_session", "idempotency_key": "k"}
+    with stage.ingress() as ingress:
+        ingress.command(CommandRequest.parse(reset))
+    stage.run_all()
+    assert stage.rows(tables.states) == []
+    assert stage.answer("two").ok
 
 
 def test_restore_makes_the_memory_that_snapshot_writes(stage: Stage) -> None:

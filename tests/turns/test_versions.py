@@ -12,6 +12,7 @@ import pytest
 from lash_tasks import Agent, TurnContext, tool
 from lash_tasks.clock import FakeClock
 from lash_tasks.domain.agents import AgentSnapshot, OnCrash, ToolSpec
+from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.plugins import Hook, PluginSpec
 from lash_tasks.machine.turn import MACHINE_VERSION
 from lash_tasks.runtime.crash_points import CrashPoint
@@ -196,6 +197,29 @@ def test_a_held_turn_is_resumed_though_every_doorbell_goes_to_a_worker_without_i
         assert passes_answered_by(wrong, mixed, clock, right.running.maintenance.rescue) == 2
         right.running.stop()
     assert (mixed.last().text, mixed.last().attempt) == ("done", 1)
+
+
+def test_a_snapshot_that_only_a_later_release_can_read_keeps_no_other_turn_from_its_rescue(
+    stage: Stage,
+) -> None:
+    """All abandoned turns were judged in one step, and what one of them was pinned to could not be read."""
+    stage.agents = [agent(instructions="old")]
+    stage.send("hello")
+    assert stage.run(DieAt(CrashPoint.AFTER_OPEN)) is None
+    (snapshot,) = stage.rows(tables.agents)
+    later = bytes(snapshot["snapshot"]).replace(b'"on_crash":"retry"', b'"on_crash":"tomorrow"')
+    later = later.replace(b'"instructions":"old"', b'"instructions":{"of":"tomorrow"}')
+    assert stage.execute("UPDATE lash_agents SET snapshot = :later", later=later) == 1
+    stage.agents = [agent(instructions="new")]
+    stage.send("hello", session_id="other")
+    with stage.worker(DieAt(CrashPoint.AFTER_OPEN)) as parts:
+        parts.running.sessions.run(SessionId("other"))
+    stage.rings.sessions.clear()
+    with stage.worker() as parts:
+        assert parts.running.maintenance.rescue() == 1
+        assert parts.running.sessions.run(SESSION) is RunVerdict.NOTHING
+        assert stage.rings.sessions == ["other"]
+        assert [one.name for one in parts.stores.fleet.agents()] == ["support"]
 
 
 def test_input_is_served_though_every_doorbell_goes_to_a_worker_without_its_agent(
