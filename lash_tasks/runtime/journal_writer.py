@@ -55,8 +55,8 @@ class JournalWriter:
     def record(self, row: JournalRow) -> RecordReply:
         """`TurnStore.record` of one row. Raises what the database has against this row, or against all of its group.
 
-        A row whose session somebody else has locked is written by itself, so that nobody waits for that lock but its
-        own turn.
+        A row whose session somebody else has locked is written by itself and beside the others, so that nobody waits
+        for that lock but its own turn.
         """
         entry = _Entry(row)
         with self._lock:
@@ -92,7 +92,8 @@ class JournalWriter:
     def _write(self, group: list[_Entry]) -> None:
         """Write these rows and wake their turns."""
         try:
-            for entry, reply in zip(group, self._turns.record([entry.row for entry in group]), strict=True):
+            replies = self._turns.record([entry.row for entry in group], wait=False)
+            for entry, reply in zip(group, replies, strict=True):
                 entry.reply = reply
         except Exception as error:
             for entry in group:

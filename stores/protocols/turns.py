@@ -217,13 +217,13 @@ class TurnStore(Protocol):
         """
         ...
 
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
+    def record(self, rows: Sequence[JournalRow], *, wait: bool = True) -> list[RecordReply]:
         """Write journal rows, possibly of many turns; one verdict per row, in order.
 
         First record wins: `begun` may become `done` once, under the same envelope; anything else on an existing
         key is `exists`. A row whose fence is not the session's current one is `fenced` and is not written. A write
-        that waited behind a take-over comes back fenced. Only a single row waits: of several, one whose fence
-        somebody holds at the moment is `locked`, so that it keeps nobody up but itself. A row with a value that the
+        that waited behind a take-over comes back fenced. Only a single row waits, and only if it may: otherwise one
+        whose fence somebody holds at the moment is `locked`, so that it keeps nobody up. A row with a value that the
         database cannot hold is `refused` alone. Repeating the call after StoreUnavailable is safe: part of the rows
         may have been written.
         """

@@ -61,12 +61,12 @@ _COLUMNS = """id, session_id, agent, source_key, input_digest, context_digest, e
 
 # What an urgent input adds: a command is let finish, for nobody asks it again.
 _INTERRUPTION = """
-  SELECT t.session_id, t.turn_id, 'interrupted by input ' || :id, {now} FROM {source}
+  SELECT t.session_id, t.turn_id, :id, 'interrupted by input ' || :id, {now} FROM {source}
   WHERE t.session_id = :session_id AND t.status = 'running' AND NOT EXISTS (
     SELECT 1 FROM lash_batches c
     WHERE c.session_id = t.session_id AND c.turn_id = t.turn_id AND c.state = 'claimed' AND c.kind = 'command')
-  ON CONFLICT (session_id, turn_id) DO NOTHING"""
-_CANCELS = "lash_turn_cancels (session_id, turn_id, reason, requested_at_ms)"
+  ON CONFLICT (session_id, turn_id, cause) DO NOTHING"""
+_CANCELS = "lash_turn_cancels (session_id, turn_id, cause, reason, requested_at_ms)"
 _INTERRUPT = f"""
 interrupted AS (
   INSERT INTO {_CANCELS} {_INTERRUPTION.format(now="now_ms", source="put CROSS JOIN door CROSS JOIN lash_turns t")}),"""

@@ -183,7 +183,7 @@ _VERDICTS: LiteralString = f"""
        WHEN f.fence <> g.fence THEN 'fenced'
        WHEN w.scope IS NULL THEN 'exists'
        ELSE 'recorded' END AS verdict,
-  (SELECT true FROM lash_turn_cancels c WHERE c.session_id = g.session_id AND c.turn_id = g.turn_id) AS cancel,
+  (SELECT true FROM lash_turn_cancels c WHERE c.session_id = g.session_id AND c.turn_id = g.turn_id LIMIT 1) AS cancel,
   CASE WHEN (
       SELECT true FROM lash_batches e WHERE e.session_id = g.session_id AND e.state = 'ready' AND e.early LIMIT 1)
     THEN (SELECT b.early FROM lash_batches b WHERE b.session_id = g.session_id AND {_DUE} ORDER BY {IN_ORDER} LIMIT 1)
@@ -191,10 +191,8 @@ _VERDICTS: LiteralString = f"""
 FROM given g LEFT JOIN current f ON f.scope = g.fence_scope
 LEFT JOIN written w ON w.scope = g.scope AND w.replay_key = g.replay_key ORDER BY g.place"""
 
-RECORD_ONE: LiteralString = f"{_GIVEN}),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'fenced' {_VERDICTS}"
-RECORD_MANY: LiteralString = (
-    f"{_GIVEN} SKIP LOCKED),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'locked' {_VERDICTS}"
-)
+RECORD_WAITING: LiteralString = f"{_GIVEN}),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'fenced' {_VERDICTS}"
+RECORD: LiteralString = f"{_GIVEN} SKIP LOCKED),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'locked' {_VERDICTS}"
 """Nobody waits here for somebody else's lock."""
 
 # ---------------------------------------------------------------- checkpoint

@@ -279,7 +279,8 @@ turn_cancels = Table(
     Column("turn_id", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("requested_at_ms", BigInteger, nullable=False),
-    PrimaryKeyConstraint("session_id", "turn_id"),
+    Column("cause", Text, nullable=False),  # the input that interrupts, so that its sender meets no other; or `request`
+    PrimaryKeyConstraint("session_id", "turn_id", "cause"),
 )
 
 effects = Table(

@@ -41,8 +41,8 @@ class SqlTurnStore:
     def open(self, request: OpenRequest) -> OpenedTurn | NotOpened:
         return self._hot.open(request)
 
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
-        return self._hot.record(rows)
+    def record(self, rows: Sequence[JournalRow], *, wait: bool = True) -> list[RecordReply]:
+        return self._hot.record(rows, wait=wait)
 
     def checkpoint(self, request: CheckpointRequest) -> CheckpointTaken | CheckpointRefused:
         return self._hot.checkpoint(request)
@@ -74,8 +74,9 @@ class SqlTurnStore:
                 return False
             connection.execute(
                 text(
-                    "INSERT INTO lash_turn_cancels (session_id, turn_id, reason, requested_at_ms) "
-                    f"VALUES (:session_id, :turn_id, :reason, {self._database.now_sql}) ON CONFLICT DO NOTHING"
+                    "INSERT INTO lash_turn_cancels (session_id, turn_id, cause, reason, requested_at_ms) "
+                    f"VALUES (:session_id, :turn_id, 'request', :reason, {self._database.now_sql}) "
+                    "ON CONFLICT DO NOTHING"
                 ),
                 {
                     "session_id": session_id,

@@ -107,14 +107,14 @@ class PostgresTurns:
             joinable=batches[0]["joinable"],
         )
 
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
-        return [reply for part in _without_repeats(rows) for reply in self._record(part)]
+    def record(self, rows: Sequence[JournalRow], *, wait: bool) -> list[RecordReply]:
+        return [reply for part in _without_repeats(rows) for reply in self._record(part, wait=wait and len(rows) == 1)]
 
-    def _record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
+    def _record(self, rows: Sequence[JournalRow], *, wait: bool) -> list[RecordReply]:
         """Write rows of distinct keys; when a value is refused, halve until the culprit is alone."""
         try:
             with self._database.postgres() as connection:
-                statement = sql.RECORD_ONE if len(rows) == 1 else sql.RECORD_MANY
+                statement = sql.RECORD_WAITING if wait else sql.RECORD
                 [replies] = pipelined(connection, [(statement, self._journal_parameters(rows))])
         except _VALUE_REFUSED as error:
             if len(rows) == 1:
@@ -124,7 +124,7 @@ class PostgresTurns:
                 )
                 return [RecordReply(RecordVerdict.REFUSED)]
             half = len(rows) // 2
-            return self._record(rows[:half]) + self._record(rows[half:])
+            return self._record(rows[:half], wait=wait) + self._record(rows[half:], wait=wait)
         return [
             RecordReply(RecordVerdict(reply["verdict"]), bool(reply["cancel"]), bool(reply["joinable"]))
             for reply in replies
@@ -189,7 +189,7 @@ class PostgresTurns:
                 connection,
                 [
                     (sql.CLAIM, {"turn_id": request.turn_id, "seqs": [batch.seq for batch in batches]}),
-                    (sql.RECORD_ONE, self._journal_parameters([row])),
+                    (sql.RECORD_WAITING, self._journal_parameters([row])),
                     (sql.COMMIT, {}),
                 ],
             )

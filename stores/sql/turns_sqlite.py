@@ -119,7 +119,7 @@ class SqliteTurns:
 
     # ------------------------------------------------------------ record
 
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
+    def record(self, rows: Sequence[JournalRow], *, wait: bool) -> list[RecordReply]:
         with self._database.transaction() as connection:
             now_ms = self._now_ms()
             return [self._record(connection, row, now_ms) for row in rows]

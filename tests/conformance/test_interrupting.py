@@ -123,14 +123,40 @@ def test_a_duplicate_stops_nothing_again(scene: Scene, queue: SqlInputQueue) -> 
     assert cancels(scene) == {}
 
 
-def test_a_turn_that_is_asked_twice_stops_for_the_first_reason(scene: Scene, queue: SqlInputQueue) -> None:
+@by_every_kind
+def test_a_caller_s_open_interruption_keeps_nobody_from_interrupting_and_cancelling(
+    scene: Scene, queue: SqlInputQueue, caller: Caller, beside: ThreadPoolExecutor
+) -> None:
+    """Both asked the same turn to stop, and whoever came second waited for the first one's transaction, or gave up;
+    the turn waited with it."""
+    if scene.database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    scene.send()
+    turn = scene.open()
+    theirs, ours = draft(urgent=True), draft(urgent=True)
+    caller.order()
+    queue.enqueue_with(caller.connection, theirs)
+    assert beside.submit(queue.enqueue, ours).result(5).created
+    assert beside.submit(scene.store.request_cancel, SESSION, turn.intent.turn_id, "enough").result(5)
+    assert beside.submit(scene.record, turn).result(5) == "recorded"
+    beside.submit(scene.committed, turn).result(5)
+    caller.commit()
+    assert [batch.id for batch in scene.open().batches] == [theirs.id]
+
+
+def test_a_turn_may_be_asked_to_stop_by_many(scene: Scene, queue: SqlInputQueue) -> None:
     scene.send()
     turn = scene.open()
     first, second = draft(urgent=True), draft(urgent=True)
     queue.enqueue(first)
     queue.enqueue(second)
-    assert cancels(scene) == {turn.intent.turn_id: f"interrupted by input {first.id}"}
+    assert {(row["turn_id"], row["cause"]) for row in scene.rows(tables.turn_cancels)} == {
+        (turn.intent.turn_id, first.id),
+        (turn.intent.turn_id, second.id),
+    }
+    assert scene.record(turn) == "recorded"
     scene.committed(turn)
+    assert cancels(scene) == {}
     for expected in (first, second):
         opened = scene.open()
         assert ([batch.id for batch in opened.batches], opened.cancel) == ([expected.id], False)

@@ -478,7 +478,7 @@ def test_pruning_is_bounded_and_goes_on_where_it_stopped(
 
 def test_a_cancel_that_came_too_late_goes_and_one_that_waits_stays(scene: Scene, work: SqlWorkStore) -> None:
     over = closed_turn(scene)
-    late = {"session_id": SESSION, "turn_id": over.intent.turn_id, "reason": "late", "requested_at_ms": 1}
+    late = {"session_id": SESSION, "turn_id": over.intent.turn_id, "reason": "late", "requested_at_ms": 1, "cause": "a"}
     with scene.database.transaction() as connection:
         connection.execute(insert(tables.turn_cancels).values(late))
     scene.send()

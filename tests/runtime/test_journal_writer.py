@@ -40,11 +40,13 @@ class Journal:
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
+        self.waits: list[bool] = []
         self.go = threading.Event()
         self.answer: Callable[[JournalRow], RecordReply] = lambda _: RecordReply(RecordVerdict.RECORDED)
 
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
+    def record(self, rows: Sequence[JournalRow], *, wait: bool = True) -> list[RecordReply]:
         self.groups.append([row.session_id for row in rows])
+        self.waits.append(wait)
         assert self.go.wait(10)
         return [self.answer(row) for row in rows]
 
@@ -115,6 +117,7 @@ def test_a_row_whose_session_is_locked_is_written_again_by_itself(scene: Scene) 
     futures = scene.write(*map(row, "abc"))
     assert [future.result(10).verdict for future in futures] == [RecordVerdict.RECORDED] * 3
     assert scene.journal.groups == [["a"], ["b", "c"], ["c"]]
+    assert scene.journal.waits == [False, False, True], "nobody stands behind it any more"
 
 
 def test_what_fails_for_the_group_fails_for_each_and_the_next_group_is_written(scene: Scene) -> None:

@@ -43,8 +43,8 @@ class TurnsBetween:
     def open(self, request: OpenRequest) -> OpenedTurn | NotOpened:
         return self.turns.open(request)
 
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
-        return self.turns.record(rows)
+    def record(self, rows: Sequence[JournalRow], *, wait: bool = True) -> list[RecordReply]:
+        return self.turns.record(rows, wait=wait)
 
     def checkpoint(self, request: CheckpointRequest) -> CheckpointTaken | CheckpointRefused:
         return self.turns.checkpoint(request)

@@ -151,7 +151,7 @@ def test_a_drain_counts_as_no_attempt(stage: Stage) -> None:
 
 
 class NoRecords(TurnsBetween):
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
+    def record(self, rows: Sequence[JournalRow], *, wait: bool = True) -> list[RecordReply]:
         raise StoreUnavailable("away")
 
 

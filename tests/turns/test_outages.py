@@ -61,9 +61,9 @@ class Flaky(TurnsBetween):
     def open(self, request: OpenRequest) -> OpenedTurn | NotOpened:
         return self._try("open", lambda: self.turns.open(request))
 
-    def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
+    def record(self, rows: Sequence[JournalRow], *, wait: bool = True) -> list[RecordReply]:
         verb = "begin" if rows[0].state is EffectState.BEGUN else "record"
-        return self._try(verb, lambda: self.turns.record(rows))
+        return self._try(verb, lambda: self.turns.record(rows, wait=wait))
 
     def checkpoint(self, request: CheckpointRequest) -> CheckpointTaken | CheckpointRefused:
         return self._try("checkpoint", lambda: self.turns.checkpoint(request))
@@ -222,7 +222,7 @@ def test_a_look_that_fails_after_the_commit_is_left_to_the_sweep(stage: Stage) -
 
 def test_a_row_that_the_database_refuses_counts_and_is_buried_in_the_end(stage: Stage) -> None:
     class Refusing(TurnsBetween):
-        def record(self, rows: Sequence[JournalRow]) -> list[RecordReply]:
+        def record(self, rows: Sequence[JournalRow], *, wait: bool = True) -> list[RecordReply]:
             return [RecordReply(RecordVerdict.REFUSED) for _ in rows]
 
     dead = stage.send("hello")

@@ -60,6 +60,7 @@ def test_a_cancel_is_asked_once_and_keeps_its_first_reason(scene: Scene, turn: O
             "turn_id": turn.intent.turn_id,
             "reason": "first",
             "requested_at_ms": scene.clock.now_ms(),
+            "cause": "request",
         }
     ]
 

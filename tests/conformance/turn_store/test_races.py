@@ -345,6 +345,20 @@ def test_of_many_rows_only_that_of_a_locked_session_is_left_out(scene: Scene, be
     assert [reply.verdict for reply in again] == [RecordVerdict.RECORDED, RecordVerdict.EXISTS]
 
 
+def test_a_single_row_that_may_not_wait_does_not(scene: Scene, beside: ThreadPoolExecutor) -> None:
+    """It was written while others stood behind it, so one locked session kept up all turns of its worker."""
+    if scene.database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    scene.send()
+    row = journal_row(scene.open(ALICE), "one")
+    with scene.database.transaction() as connection:
+        lock_fence(connection)
+        [reply] = beside.submit(scene.store.record, [row], wait=False).result(5)
+    assert reply.verdict is RecordVerdict.LOCKED
+    [reply] = scene.store.record([row], wait=False)
+    assert reply.verdict is RecordVerdict.RECORDED
+
+
 @pytest.mark.shows("T4")
 def test_of_many_commits_of_one_turn_one_lands(scene: Scene, other: Scene, beside: ThreadPoolExecutor) -> None:
     for number in range(1, 6):

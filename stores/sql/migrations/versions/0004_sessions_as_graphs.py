@@ -103,6 +103,12 @@ def upgrade() -> None:
         sa.Column("committed_at_ms", sa.BigInteger),
         sa.PrimaryKeyConstraint("session_id", "ref", name="pk_lash_attachments"),
     )
+    with op.batch_alter_table("lash_turn_cancels") as cancels:
+        cancels.add_column(sa.Column("cause", sa.Text, nullable=False, server_default="request"))
+        cancels.drop_constraint("pk_lash_turn_cancels", type_="primary")
+        cancels.create_primary_key("pk_lash_turn_cancels", ["session_id", "turn_id", "cause"])
+    with op.batch_alter_table("lash_turn_cancels") as cancels:
+        cancels.alter_column("cause", server_default=None)
     op.create_index("ix_lash_states_ref", "lash_states", ["ref"])
     op.create_index("ix_lash_attachments_ref", "lash_attachments", ["ref"])
     for table, name, over, condition in _PARTIAL:
@@ -123,6 +129,15 @@ def downgrade() -> None:
     # What the columns told apart, older code would take for messages that are shown and for inputs of users.
     op.execute("DELETE FROM lash_nodes WHERE kind IS NOT NULL OR tombstoned_at_ms IS NOT NULL")
     op.execute("DELETE FROM lash_batches WHERE kind = 'command' AND state = 'ready'")
+    op.execute(
+        "DELETE FROM lash_turn_cancels WHERE EXISTS (SELECT 1 FROM lash_turn_cancels other"
+        " WHERE other.session_id = lash_turn_cancels.session_id AND other.turn_id = lash_turn_cancels.turn_id"
+        " AND other.cause < lash_turn_cancels.cause)"
+    )
+    with op.batch_alter_table("lash_turn_cancels") as cancels:
+        cancels.drop_constraint("pk_lash_turn_cancels", type_="primary")
+        cancels.drop_column("cause")
+        cancels.create_primary_key("pk_lash_turn_cancels", ["session_id", "turn_id"])
     for table in ("lash_attachments", "lash_states", "lash_frames"):
         op.drop_table(table)
     op.drop_index("ix_lash_sessions_parent_id", "lash_sessions")
