@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lash_tasks.cli.application import moment, open_client
+from lash_tasks.cli.application import moment, open_client, session_id
 from lash_tasks.cli.output import JsonFlag, command
 from lash_tasks.cli.turns import show_turn
+from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.queue import When
 from lash_tasks.errors import InvalidInput
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def send(
     session: Annotated[str, typer.Argument(help="The session's id.")],
     text: Annotated[str, typer.Argument(help="What to say.")],
-    agent: Annotated[str, typer.Option("--agent", help="Who answers; may be left out if there is only one.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="Who answers; else the session's agent, or the only one.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the turn and print it.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")] = 60.0,
     model: Annotated[str | None, typer.Option("--model", help="provider:model, for this turn alone.")] = None,
@@ -51,7 +52,7 @@ def send(
         receipt = client.send(
             session,
             text,
-            agent=agent or _only_agent(client),
+            agent=agent or _agent_of(client, session_id(session)),
             idempotency_key=key,
             model=model,
             when=when.value,
@@ -71,10 +72,16 @@ def send(
         show_turn(output, turn)
 
 
-def _only_agent(client: Client) -> str:
-    """The agent to talk to when none is named: the only one there is."""
-    names = client.agents()
-    if len(names) == 1:
-        return names[0]
-    known = ", ".join(names) or "none yet; start a worker"
-    raise InvalidInput("agent", f"name one with --agent; known agents: {known}")
+def _agent_of(client: Client, session: SessionId) -> str:
+    """Who answers if none is named: the session's agent, else the only one with a worker, else the only one known."""
+    own = client.stores.registry.agent_of(session)
+    if own is not None:
+        return own
+    from lash_tasks.observation.held import LivingCode
+
+    known, served = client.agents(), LivingCode(client.stores.fleet).agents
+    for names in (sorted(served), known):
+        if len(names) == 1:
+            return names[0]
+    listed = ", ".join(name if name in served else f"{name} (no worker)" for name in known)
+    raise InvalidInput("agent", f"name one with --agent; known agents: {listed or 'none yet; start a worker'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from lash_tasks import Lash
 from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.ids import WorkerId
+from lash_tasks.stores.protocols import WorkerRecord
 from lash_tasks.stores.sql.fleet import SqlFleet
 from tests.cli.conftest import Command
 from tests.embedded.application import AGENT, application
@@ -59,13 +62,57 @@ def test_for_a_person_only_the_answer_is_on_stdout(stack: Lash, lash_tasks: Comm
     assert "turn 1 finished" in printed.stderr
 
 
+SALES = AgentSnapshot(name="sales", model="scripted:echo", instructions="Sell.")
+
+
+def serve(scene: Scene, *agents: AgentSnapshot) -> None:
+    """Let a worker live that serves these agents."""
+    fleet = SqlFleet(scene.database)
+    fleet.register_agents(agents)
+    serving = {agent.name: agent.ref() for agent in agents}
+    worker = WorkerRecord(
+        worker=WorkerId("w1"),
+        host="here",
+        pid=1,
+        queues=(),
+        version="0",
+        started_at_ms=0,
+        seen_at_ms=0,
+        live=True,
+        agents=serving,
+    )
+    fleet.beat(worker, {})
+
+
 def test_the_only_agent_need_not_be_named(scene: Scene, lash_tasks: Command) -> None:
     assert lash_tasks("send", SESSION, "hello", "--json").document["status"] == "queued"
 
-    SqlFleet(scene.database).register_agents([AgentSnapshot(name="sales", model="scripted:echo", instructions="Sell.")])
-    error = lash_tasks("send", SESSION, "hello", "--json").error
+
+def test_a_session_goes_on_with_its_agent_unless_another_is_named(scene: Scene, lash_tasks: Command) -> None:
+    scene.send("hello")
+    serve(scene, SALES)
+    assert lash_tasks("send", SESSION, "and again", "--json").document["created"]
+    assert lash_tasks("send", SESSION, "buy", "--agent", "sales", "--json").document["created"]
+
+    assert [row["agent"] for row in lash_tasks("queue", "list", "--json").lines] == ["support", "support", "sales"]
+
+
+def test_an_agent_that_no_worker_serves_any_more_is_not_counted(scene: Scene, lash_tasks: Command) -> None:
+    serve(scene, SALES)
+    assert lash_tasks("send", "new", "hello", "--json").document["created"]
+    (waiting,) = lash_tasks("queue", "list", "--json").lines
+
+    assert waiting["agent"] == "sales"
+
+
+def test_of_several_agents_one_must_be_named_and_those_without_a_worker_are_marked(
+    scene: Scene, lash_tasks: Command
+) -> None:
+    serve(scene, SALES, replace(SALES, name="refunds"))
+    error = lash_tasks("send", "new", "hello", "--json").error
+
     assert (error["code"], error["field"]) == ("invalid_input", "agent")
-    assert error["message"].endswith("name one with --agent; known agents: sales, support")
+    assert error["message"].endswith("name one with --agent; known agents: refunds, sales, support (no worker)")
 
 
 def test_the_same_key_returns_the_first_receipt_and_another_text_is_refused(scene: Scene, lash_tasks: Command) -> None:
