@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lash_tasks.domain.ids import SessionId, name_problem
-from lash_tasks.errors import ConfigurationError, InvalidInput
+from lash_tasks.errors import ConfigurationError, InvalidInput, LashError
 
 if TYPE_CHECKING:
     from lash_tasks.app import Lash
@@ -55,20 +56,50 @@ def load_application(name: str | None) -> Lash:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        target: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(f"there is no module {module_name!r} here; check -A or LASH_APP") from None
+    module = target = _imported(module_name)
     for part in attribute.split(".") if attribute else ():
         if not hasattr(target, part):
-            raise ConfigurationError(f"module {module_name!r} has no attribute {attribute!r}; check -A or LASH_APP")
+            where = _file_of(module)
+            raise ConfigurationError(
+                f"module {module_name!r}{where} has no attribute {attribute!r}; check -A or LASH_APP"
+            )
         target = getattr(target, part)
     found = find_lash(target) or (find_lash(_celery_module(target)) if not attribute else None)
     if found is None:
-        raise ConfigurationError(f"{name!r} holds no Lash; point -A at the module or attribute that does")
+        where = _file_of(module)
+        raise ConfigurationError(f"{name!r}{where} holds no Lash; point -A at the module or attribute that does")
     return found
+
+
+def _imported(name: str) -> object:
+    """The module of that name; ConfigurationError says why it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except LashError:
+        raise  # says by itself what to change
+    except Exception as error:  # whatever a user's module does
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(f"there is no module {name!r} here; check -A or LASH_APP") from None
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(f"module {name!r} cannot be imported: {problem}{_raised_at(error)}") from error
+
+
+def _raised_at(error: Exception) -> str:
+    """The last line of the user's own files that the error came through; a SyntaxError says that by itself."""
+    here = Path.cwd()
+    if isinstance(error, SyntaxError):
+        return ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(here) and "site-packages" not in path.parts:
+            return f" ({path.relative_to(here)}, line {frame.lineno})"
+    return ""
+
+
+def _file_of(module: object) -> str:
+    """Where a module lies: one of the same name may have been found before the user's."""
+    file = getattr(module, "__file__", None)
+    return f" ({file})" if file else ""
 
 
 def _celery_module(package: object) -> object:
@@ -76,4 +107,4 @@ def _celery_module(package: object) -> object:
     name = f"{getattr(package, '__name__', '')}.celery"
     if not hasattr(package, "__path__") or importlib.util.find_spec(name) is None:
         return None
-    return importlib.import_module(name)
+    return _imported(name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import rich
 
 from tests.cli.calling import run
 from tests.cli.running import SHOP, running
@@ -136,22 +137,42 @@ def test_events_are_followed_as_they_happen_and_again_from_a_cursor(shop: Path, 
     [
         (None, "name your application: lash-tasks -A module[:attribute] …, or set LASH_APP"),
         ("nowhere", "there is no module 'nowhere' here; check -A or LASH_APP"),
-        ("shop:nothing", "module 'shop' has no attribute 'nothing'; check -A or LASH_APP"),
-        ("shop:no_lash", "'shop:no_lash' holds no Lash; point -A at the module or attribute that does"),
+        ("shop:nothing", "module 'shop' (shop.py) has no attribute 'nothing'; check -A or LASH_APP"),
+        ("shop:no_lash", "'shop:no_lash' (shop.py) holds no Lash; point -A at the module or attribute that does"),
     ],
 )
 def test_an_application_that_is_not_there_is_refused(shop: Path, application: str | None, sentence: str) -> None:
     named = ["-A", application] if application else []
 
-    assert run(*named, "up", "--json", cwd=shop).error == {"code": "configuration", "message": sentence}
+    error = run(*named, "up", "--json", cwd=shop).error
+    assert (error["code"], error["message"].replace(f"{shop}/", "")) == ("configuration", sentence)
 
 
-def test_an_application_that_cannot_be_imported_shows_its_own_traceback(shop: Path) -> None:
-    (shop / "broken.py").write_text("import no_such_library_of_theirs\n")
+def test_a_file_of_a_name_that_another_module_has_already_is_told_which_one_that_is(shop: Path) -> None:
+    (shop / "rich.py").write_text(SHOP)
+    error = run("-A", "rich", "up", "--json", cwd=shop).error
+
+    assert error["code"] == "configuration"
+    assert f"'rich' ({rich.__file__}) holds no Lash" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("lash = Lash(", "SyntaxError: '(' was never closed (broken.py, line 1)"),
+        ("\nimport no_such_library", "ModuleNotFoundError: No module named 'no_such_library' (broken.py, line 2)"),
+        ("import json\njson.loads('no\\njson')", "Expecting value: line 1 column 1 (char 0) (broken.py, line 2)"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines (broken.py, line 1)"),
+    ],
+)
+def test_an_application_that_cannot_be_imported_says_why_and_where(shop: Path, code: str, problem: str) -> None:
+    (shop / "broken.py").write_text(code)
     printed = run("-A", "broken", "up", "--json", cwd=shop)
 
-    assert printed.error["code"] == "internal_error"
-    assert "No module named 'no_such_library_of_theirs'" in printed.stderr
+    assert printed.error["code"] == "configuration"
+    assert printed.error["message"].startswith("module 'broken' cannot be imported: ")
+    assert printed.error["message"].endswith(problem)
+    assert "Traceback" not in printed.stderr
 
 
 def test_postgres_without_redis_is_refused_before_anything_is_migrated(shop: Path, postgres_url: str) -> None:
