@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from lash_tasks.celery import create_celery
 from lash_tasks.clock import SystemClock
@@ -43,7 +44,10 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order in which trouble should be mended."""
-    stores = open_stores(settings, allow_memory_leases=True)
+    stores = _opened(settings)
+    if isinstance(stores, Finding):
+        yield stores
+        return
     try:
         database = _database(stores)
         yield database
@@ -64,6 +68,18 @@ def examine(settings: Settings) -> Iterator[Finding]:
         stores.close()
 
 
+def _opened(settings: Settings) -> Stores | Finding:
+    """The stores, or why there are none: a SQLite file is opened at once, a server at the first use."""
+    try:
+        return open_stores(settings, allow_memory_leases=True)
+    except StoreUnavailable as error:
+        return Finding("database", Health.FAILED, error.sentence(), "check LASH_DATABASE_URL and who may open the file")
+    except ConfigurationError as error:
+        return Finding("settings", Health.FAILED, error.sentence(), "mend it: nothing starts with it")
+    except DBAPIError as error:
+        return Finding("database", Health.FAILED, f"cannot be used: {error.orig}", "check LASH_DATABASE_URL")
+
+
 def _database(stores: Stores) -> Finding:
     try:
         with stores.database.reading() as connection:
@@ -79,7 +95,8 @@ def _schema(stores: Stores) -> Finding:
     except ConfigurationError as error:
         return Finding("schema", Health.FAILED, error.sentence(), "check LASH_DATABASE_SCHEMA and LASH_NAMESPACE")
     except SchemaBehind as error:
-        return Finding("schema", Health.FAILED, error.sentence(), "run: lash-tasks db upgrade")
+        problem, _, advice = error.sentence().partition("; ")
+        return Finding("schema", Health.FAILED, problem, advice)
     where = "" if stores.database.schema is None else f" in {stores.database.schema}"
     return Finding("schema", Health.OK, f"at {schema.current(stores.database.engine)}{where}")
 

@@ -101,6 +101,21 @@ def test_a_schema_that_is_behind_is_to_be_upgraded_first(lash_tasks: Command) ->
 
     assert health(found) == {"database": "ok", "schema": "failed", "clocks": "ok"}
     assert found["schema"]["advice"] == "run: lash-tasks db upgrade"
+    assert "lash-tasks" not in found["schema"]["message"]
+
+
+def test_a_file_that_cannot_be_opened_is_found(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("this is no database " * 100)
+    for path in (tmp_path, tmp_path / "text.db"):
+        found = findings(call("doctor", "--json", LASH_DATABASE_URL=f"sqlite:///{path}"))
+        assert health(found) == {"database": "failed"}
+        assert "check LASH_DATABASE_URL" in found["database"]["advice"]
+
+
+def test_a_setting_that_nothing_starts_with_is_found() -> None:
+    found = findings(call("doctor", "--json", LASH_DATABASE_URL="postgresql://user:sesame@host:port/lash"))
+    assert health(found) == {"settings": "failed"}
+    assert "LASH_DATABASE_URL is no URL" in found["settings"]["message"]
 
 
 def test_for_a_person_the_advice_stands_below_the_trouble(scene: Scene, lash_tasks: Command) -> None:
