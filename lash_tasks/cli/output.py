@@ -66,6 +66,11 @@ class Output:
             table.add_row(*(escape(_cell(row.get(column), column)) for column in columns))
         self.console.print(table, soft_wrap=False)
 
+    def say(self, sentence: str) -> None:
+        """A result in words, for a person only."""
+        if not self.as_json:
+            self.console.print(escape(sentence))
+
     def note(self, sentence: str) -> None:
         """Something beside the result, for a person only."""
         if not self.as_json:

@@ -9,7 +9,7 @@ import typer
 from lash_tasks.cli.application import open_client
 from lash_tasks.cli.output import JsonFlag, command
 from lash_tasks.cli.turns import show_turn
-from lash_tasks.domain.codec import JsonObject, canonical, parse_object
+from lash_tasks.domain.codec import JsonObject, parse_object
 from lash_tasks.domain.founding import Start
 from lash_tasks.errors import InvalidInput, NotFound
 
@@ -98,8 +98,6 @@ def send_command(
         with output.waiting("waiting for the command"):
             turn = receipt.result(timeout=timeout)
         show_turn(output, turn)
-        if turn.output is not None:
-            output.note(canonical(turn.output).decode())
         if not turn.ok:
             raise typer.Exit(1)
 

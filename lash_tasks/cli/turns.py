@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from lash_tasks.cli.output import Output
-from lash_tasks.domain.codec import to_json
+from lash_tasks.domain.codec import canonical, to_json
 from lash_tasks.domain.turns import AgentFrameSwitch, AssembledTurn, Finished, Stopped, TurnOutcome
 
 
@@ -16,17 +16,23 @@ def turn_document(turn: AssembledTurn) -> dict[str, object]:
 
 
 def show_turn(output: Output, turn: AssembledTurn) -> None:
-    """The whole turn in JSON; for a person its text, and beside it how it came about."""
+    """The whole turn in JSON; for a person what it said, and beside it how it came about.
+
+    Of a turn that did not finish how it ended, and why, is the result.
+    """
     if output.as_json:
         output.document(turn_document(turn))
         return
+    say = output.note if turn.ok else output.say
     for call in turn.tool_calls:
         output.note(f"{call.tool}: {call.outcome.status.value}, {call.outcome.duration_ms} ms")
     if turn.text:
-        output.document({}, sentence=turn.text)
+        output.say(turn.text)
+    elif turn.output is not None:
+        output.say(canonical(turn.output).decode())
     for issue in turn.errors:
-        output.note(f"{issue.code}: {issue.message}")
-    output.note(summary(turn))
+        say(f"{issue.code}: {issue.message}")
+    say(summary(turn))
 
 
 def summary(turn: AssembledTurn) -> str:

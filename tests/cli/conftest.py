@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from lash_tasks import Lash
 from lash_tasks.stores.sql.engine import Database
 from tests.cli.calling import Printed, call
 from tests.databases import MigratedSqlite
+from tests.embedded.application import application
 from tests.scene import Scene, Timeline
 
 Command = Callable[..., Printed]
@@ -31,3 +34,10 @@ def lash_tasks(sqlite_url: str) -> Command:
         return call(*arguments, **{"LASH_DATABASE_URL": sqlite_url, **variables})
 
     return command
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Lash]:
+    """An embedded stack on the database that the command is pointed at."""
+    with application(tmp_path) as lash:
+        yield lash

@@ -50,7 +50,7 @@ def test_a_frame_or_a_session_that_is_not_there(switched: Scene, lash_tasks: Com
 
 
 def test_a_turn_that_switched_says_so(switched: Scene, lash_tasks: Command) -> None:
-    assert "went on in frame plan" in lash_tasks("turns", "show", SESSION, "1").stderr
+    assert "went on in frame plan" in lash_tasks("turns", "show", SESSION, "1").stdout
     assert lash_tasks("turns", "show", SESSION, "1", "--json").document["outcome"] == {
         "frame_id": "plan",
         "task": "book it",

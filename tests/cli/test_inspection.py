@@ -57,6 +57,15 @@ def test_a_turn_that_says_nothing_is_listed_with_how_it_ended(scene: Scene, lash
     assert "[stopped (runtime_error)]" in lash_tasks("turns", "list", "--session", SESSION).stdout
 
 
+def test_how_a_turn_ended_is_the_result_where_it_did_not_finish(scene: Scene, lash_tasks: Command) -> None:
+    scene.send("go on")
+    scene.commit(scene.open(), "as far as", dead_reason="attempts_exhausted")
+    shown = lash_tasks("turns", "show", SESSION, "1")
+
+    assert shown.stdout == "as far as\nturn 1 stopped (runtime_error), 0 tokens\n"
+    assert shown.stderr == ""
+
+
 def test_a_turn_is_shown_by_its_id_or_its_index(scene: Scene, lash_tasks: Command) -> None:
     answer(scene, "one", "two")
     by_index = lash_tasks("turns", "show", SESSION, "2", "--json").document

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from lash_tasks.domain.ids import WorkerId
 from lash_tasks.stores.protocols import WorkerRecord
 from lash_tasks.stores.sql.fleet import SqlFleet
 from tests.cli.conftest import Command
-from tests.embedded.application import AGENT, application
+from tests.embedded.application import AGENT
 from tests.scene import SESSION, Scene
 
 TURN_KEYS = {
@@ -30,13 +28,6 @@ TURN_KEYS = {
     "errors",
     "committed_at_ms",
 }
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Lash]:
-    """An embedded stack on the database that the command is pointed at."""
-    with application(tmp_path) as lash:
-        yield lash
 
 
 def test_send_with_wait_prints_the_committed_turn(stack: Lash, lash_tasks: Command) -> None:

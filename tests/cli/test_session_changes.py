@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lash_tasks import Lash
 from lash_tasks.domain.founding import NewSession
 from lash_tasks.domain.frames import read_seeds
 from lash_tasks.domain.ids import SessionId
@@ -67,6 +68,14 @@ def test_a_command_waits_in_the_queue_and_is_no_input(scene: Scene, lash_tasks: 
     assert not lash_tasks(*arguments).document["created"]
     [row] = lash_tasks("queue", "list", "--json").lines
     assert (row["kind"], row["idempotency_key"]) == ("command", "command:reset_session:k")
+
+
+def test_what_a_command_did_is_on_stdout(stack: Lash, lash_tasks: Command) -> None:
+    lash_tasks("send", "s", "hello", "--wait")
+    printed = lash_tasks("sessions", "command", "s", "reset_session", "--arguments", '{"reason": "done"}', "--wait")
+
+    assert (printed.exit_code, json.loads(printed.stdout)) == (0, {"command": "reset_session", "reason": "done"})
+    assert lash_tasks("turns", "show", "s", "2").stdout == printed.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,12 @@ import re
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-
-import pytest
 
 from lash_tasks import Lash
 from tests.cli.calling import SCRIPT, environment, run
 from tests.cli.test_inspection import answer
-from tests.embedded.application import AGENT, application
+from tests.embedded.application import AGENT
 from tests.scene import SESSION, Scene
 
 ESCAPE = "\x1b["
@@ -51,12 +47,6 @@ def on_terminal(*arguments: str, **variables: str) -> str:
 def plain(shown: str) -> str:
     """Without escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Lash]:
-    with application(tmp_path) as lash:
-        yield lash
 
 
 def test_a_table_is_framed_on_a_terminal_and_bare_in_a_pipe(scene: Scene, sqlite_url: str) -> None:
