@@ -8,7 +8,7 @@ import typer
 
 from lash_tasks.cli.application import moment, open_client, session_id
 from lash_tasks.cli.output import JsonFlag, command
-from lash_tasks.cli.turns import show_turn
+from lash_tasks.cli.receipts import report
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.queue import When
 from lash_tasks.errors import InvalidInput
@@ -21,7 +21,9 @@ def send(
     session: Annotated[str, typer.Argument(help="The session's id.")],
     text: Annotated[str, typer.Argument(help="What to say.")],
     agent: Annotated[str, typer.Option("--agent", help="Who answers; else the session's agent, or the only one.")] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the turn and print it.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the turn and print it; exit 1 if it did not finish.")
+    ] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")] = 60.0,
     model: Annotated[str | None, typer.Option("--model", help="provider:model, for this turn alone.")] = None,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: sent twice, stored once.")] = None,
@@ -60,16 +62,7 @@ def send(
             quiet=quiet,
             available_at=moment("at", at),
         )
-        accepted = f"accepted as {receipt.input_id}" if receipt.created else f"accepted before as {receipt.input_id}"
-        if not wait:
-            status = str(receipt.status())
-            data = {"session_id": session, "input_id": receipt.input_id, "created": receipt.created, "status": status}
-            output.document(data, sentence=accepted)
-            return
-        output.note(accepted)
-        with output.waiting("waiting for the turn"):
-            turn = receipt.result(timeout=timeout)
-        show_turn(output, turn)
+        report(output, receipt, wait=wait, timeout=timeout, key=key)
 
 
 def _agent_of(client: Client, session: SessionId) -> str:

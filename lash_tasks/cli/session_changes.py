@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lash_tasks.cli.application import open_client
 from lash_tasks.cli.output import JsonFlag, command
-from lash_tasks.cli.turns import show_turn
+from lash_tasks.cli.receipts import report
 from lash_tasks.domain.codec import JsonObject, parse_object
 from lash_tasks.domain.founding import Start
 from lash_tasks.errors import InvalidInput, NotFound
@@ -74,7 +74,9 @@ def send_command(
     arguments: Annotated[str, typer.Option("--arguments", metavar="JSON", help="What the command needs.")] = "",
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: sent twice, stored once.")] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="Whose worker applies it; else the session's.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its turn and print it.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for its turn and print it; exit 1 if it did not finish.")
+    ] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")] = 60.0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -84,22 +86,7 @@ def send_command(
 
         given, own_key = _object("arguments", arguments), key if key is not None else new_id()
         receipt = client.command(session, kind, given, idempotency_key=own_key, agent=agent)
-        accepted = f"accepted as {receipt.input_id}" if receipt.created else f"accepted before as {receipt.input_id}"
-        if not wait:
-            data: dict[str, Any] = {
-                "session_id": session,
-                "input_id": receipt.input_id,
-                "created": receipt.created,
-                "status": str(receipt.status()),
-            }
-            output.document(data, sentence=accepted)
-            return
-        output.note(accepted)
-        with output.waiting("waiting for the command"):
-            turn = receipt.result(timeout=timeout)
-        show_turn(output, turn)
-        if not turn.ok:
-            raise typer.Exit(1)
+        report(output, receipt, wait=wait, timeout=timeout, key=own_key)
 
 
 def _object(option: str, text: str) -> JsonObject:

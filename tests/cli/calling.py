@@ -47,7 +47,7 @@ class Printed:
         assert self.exit_code == 1, self
         assert list(self.document) == ["error"], self
         error = self.document["error"]
-        assert {"code", "message"} <= set(error) <= {"code", "message", "field"}
+        assert {"code", "message"} <= set(error) <= {"code", "message", "field", "session_id", "input_id"}
         assert "\n" not in error["message"]
         return error
 

@@ -136,9 +136,28 @@ def test_reject_is_refused_while_the_session_has_work(scene: Scene, lash_tasks: 
     assert len(lash_tasks("queue", "list", "--json").lines) == 1
 
 
-def test_a_wait_that_ends_too_soon_says_that_the_work_goes_on(scene: Scene, lash_tasks: Command) -> None:
-    error = lash_tasks("send", SESSION, "hello", "--wait", "--timeout", "0", "--json").error
+def test_a_turn_that_did_not_finish_is_shown_and_is_exit_code_1(stack: Lash, lash_tasks: Command) -> None:
+    send = ("send", "s", "hello", "--model", "watched:nothing", "--key", "msg-1", "--wait")
+    printed = lash_tasks(*send)
+    assert printed.exit_code == 1
+    assert "there is no scripted model 'nothing'" in printed.stdout
+    assert "turn 1 stopped (provider_error)" in printed.stdout
 
-    assert error["code"] == "result_timeout"
-    assert "the work goes on" in error["message"]
-    assert len(lash_tasks("queue", "list", "--json").lines) == 1
+    in_json = lash_tasks(*send, "--json")
+    assert in_json.exit_code == 1
+    assert in_json.document["outcome"]["stop"]["type"] == "provider_error"
+
+
+def test_a_wait_that_ends_too_soon_says_how_to_find_the_input_again(scene: Scene, lash_tasks: Command) -> None:
+    printed = lash_tasks("send", SESSION, "hello", "--wait", "--timeout", "0", "--key", "msg 1", "--json")
+    error = printed.document["error"]
+    (waiting,) = lash_tasks("queue", "list", "--json").lines
+
+    assert printed.exit_code == 1
+    assert (error["code"], error["session_id"]) == ("result_timeout", SESSION)
+    assert error["input_id"] == waiting["input_id"]
+    assert error["message"].endswith(
+        "the work goes on: send again with --key 'msg 1' --wait, or look at lash-tasks turns list --session customer-7"
+    )
+    without_key = lash_tasks("send", SESSION, "hello", "--wait", "--timeout", "0").stderr
+    assert "the work goes on: look at lash-tasks turns list" in without_key

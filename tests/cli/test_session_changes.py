@@ -78,6 +78,16 @@ def test_what_a_command_did_is_on_stdout(stack: Lash, lash_tasks: Command) -> No
     assert lash_tasks("turns", "show", "s", "2").stdout == printed.stdout
 
 
+def test_a_command_that_is_not_applied_in_time_can_be_waited_for_again(scene: Scene, lash_tasks: Command) -> None:
+    waiting = ("reset_session", "--agent", "support", "--wait", "--timeout", "0", "--json")
+    error = lash_tasks("sessions", "command", SESSION, *waiting).error
+    [row] = lash_tasks("queue", "list", "--json").lines
+    own_key = row["idempotency_key"].rpartition(":")[2]
+
+    assert (error["code"], error["input_id"]) == ("result_timeout", row["input_id"])
+    assert f"send again with --key {own_key} --wait" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
