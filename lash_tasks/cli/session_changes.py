@@ -11,7 +11,15 @@ from lash_tasks.cli.output import JsonFlag, command
 from lash_tasks.cli.receipts import report
 from lash_tasks.domain.codec import JsonObject, parse_object
 from lash_tasks.domain.founding import Start
-from lash_tasks.errors import InvalidInput, NotFound
+from lash_tasks.errors import InvalidInput, NotFound, SessionAlreadyExists
+
+
+class SessionIsThere(SessionAlreadyExists):
+    """SessionAlreadyExists, with the option that begins it anew."""
+
+    def sentence(self) -> str:
+        return f"session {self.args[0]!r} exists already; use another id, or --fresh to begin it anew"
+
 
 Session = Annotated[str, typer.Argument(help="The session's id.")]
 
@@ -32,17 +40,20 @@ def create_session(
 ) -> None:
     """Create a session, or let one begin anew."""
     with command(as_json) as output, open_client() as client:
-        info = client.create_session(
-            session,
-            agent=agent,
-            name=name,
-            parent=parent,
-            usage_source=usage_source,
-            start=start.value,
-            source=source,
-            spec=_object("spec", spec),
-            fresh=fresh,
-        )
+        try:
+            info = client.create_session(
+                session,
+                agent=agent,
+                name=name,
+                parent=parent,
+                usage_source=usage_source,
+                start=start.value,
+                source=source,
+                spec=_object("spec", spec),
+                fresh=fresh,
+            )
+        except SessionAlreadyExists as error:
+            raise SessionIsThere(*error.args) from None
         output.document(info.as_json(), sentence=f"{info.session_id} is there, at revision {info.revision}")
 
 

@@ -21,7 +21,9 @@ def test_a_session_is_created_once(scene: Scene, lash_tasks: Command) -> None:
     assert created.document["name"] == "Kim"
     assert created.document["policy"]["provider_id"] == "openai"
     assert created.document["policy"]["max_turns"] == 2
-    assert lash_tasks("sessions", "create", "s1", "--json").error["code"] == "session_already_exists"
+    refused = lash_tasks("sessions", "create", "s1", "--json").error
+    assert refused["code"] == "session_already_exists"
+    assert refused["message"].endswith("use another id, or --fresh to begin it anew")
     assert lash_tasks("sessions", "create", "s1", "--fresh", "--json").document["revision"] == 1
 
 
