@@ -28,11 +28,11 @@ def open_client() -> Client:
     return Client()
 
 
-def session_id(text: str) -> SessionId:
-    """The session that an argument names; InvalidInput if none can have that name."""
+def session_id(text: str, field: str = "session_id") -> SessionId:
+    """The session that an argument names; InvalidInput if none can have that name, as a blank one."""
     problem = name_problem(text)
     if problem is not None:
-        raise InvalidInput("session_id", problem)
+        raise InvalidInput(field, problem)
     return SessionId(text)
 
 

@@ -37,7 +37,7 @@ def list_sessions(
 ) -> None:
     """List sessions by id."""
     with command(as_json) as output, open_client() as client:
-        heads = client.stores.sessions.sessions(limit, session_id(after) if after else None)
+        heads = client.stores.sessions.sessions(limit, None if after is None else session_id(after, "after"))
         previews = client.stores.registry.previews([head.session_id for head in heads])
         rows = [_session_row(head, previews[head.session_id]) for head in heads]
         columns = ["session_id", "turn_index", "created_at_ms", "first_user_message"]

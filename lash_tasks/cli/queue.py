@@ -21,7 +21,7 @@ Input = Annotated[str, typer.Argument(help="The input's id.")]
 def list_queue(session: OfAnySession = None, limit: Limit = 200, as_json: JsonFlag = False) -> None:
     """List input that waits or is being answered, in the order it will run."""
     with command(as_json) as output, open_client() as client:
-        batches = client.stores.queue.waiting(session_id(session) if session else None, limit)
+        batches = client.stores.queue.waiting(None if session is None else session_id(session), limit)
         columns = ["input_id", "session_id", "agent", "kind", "state", "available_at_ms"]
         output.rows([_batch_row(batch) for batch in batches], columns, empty="nothing waits")
         _note_limit(output, len(batches), limit)
@@ -43,7 +43,7 @@ def cancel_input(
 def list_dead(session: OfAnySession = None, limit: Limit = 200, as_json: JsonFlag = False) -> None:
     """List dead letters, newest first."""
     with command(as_json) as output, open_client() as client:
-        letters = client.stores.queue.dead(session_id(session) if session else None, limit)
+        letters = client.stores.queue.dead(None if session is None else session_id(session), limit)
         rows = [
             {
                 "input_id": letter.batch_id,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def send(
     session: Annotated[str, typer.Argument(help="The session's id.")],
     text: Annotated[str, typer.Argument(help="What to say.")],
-    agent: Annotated[str, typer.Option("--agent", help="Who answers; else the session's agent, or the only one.")] = "",
+    agent: Annotated[
+        str | None, typer.Option("--agent", help="Who answers; else the session's agent, or the only one.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the turn and print it; exit 1 if it did not finish.")
     ] = False,
@@ -54,7 +56,7 @@ def send(
         receipt = client.send(
             session,
             text,
-            agent=agent or _agent_of(client, session_id(session)),
+            agent=_agent_of(client, session_id(session)) if agent is None else agent,
             idempotency_key=key,
             model=model,
             when=when.value,

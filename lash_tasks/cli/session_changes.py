@@ -34,7 +34,9 @@ def create_session(
     ] = None,
     start: Annotated[Start, typer.Option("--start", help="What it begins with.")] = Start.EMPTY,
     source: Annotated[str | None, typer.Option("--source", help="The session of --start existing_session.")] = None,
-    spec: Annotated[str, typer.Option("--spec", metavar="JSON", help="What it says over its agent's policy.")] = "",
+    spec: Annotated[
+        str | None, typer.Option("--spec", metavar="JSON", help="What it says over its agent's policy.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Let a session that exists begin anew.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -82,7 +84,9 @@ def delete_session(
 def send_command(
     session: Session,
     kind: Annotated[str, typer.Argument(help="configure_session, reset_session, branch_to_node, …")],
-    arguments: Annotated[str, typer.Option("--arguments", metavar="JSON", help="What the command needs.")] = "",
+    arguments: Annotated[
+        str | None, typer.Option("--arguments", metavar="JSON", help="What the command needs.")
+    ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: sent twice, stored once.")] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="Whose worker applies it; else the session's.")] = None,
     wait: Annotated[
@@ -100,7 +104,11 @@ def send_command(
         report(output, receipt, wait=wait, timeout=timeout, key=own_key)
 
 
-def _object(option: str, text: str) -> JsonObject:
+def _object(option: str, text: str | None) -> JsonObject:
+    if text is None:
+        return {}
+    if not text.strip():
+        raise InvalidInput(option, "must not be empty")
     try:
         return parse_object(text)
     except ValueError as error:
