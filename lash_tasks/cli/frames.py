@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lash_tasks.cli.application import open_client, session_id
-from lash_tasks.cli.inspection import Session, show_message
+from lash_tasks.cli.inspection import Session, head_of, show_message
 from lash_tasks.cli.output import JsonFlag, command
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.frames import FrameRecord
@@ -23,6 +23,7 @@ def list_frames(
 ) -> None:
     """List a session's frames, oldest first, or show the transcript of one."""
     with command(as_json) as output, open_client() as client:
+        head_of(client, session_id(session))
         found = client.frames(session)
         if frame is None:
             rows = [{**to_json(FrameRecord, one), "created_at": one.created_at} for one in found]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lash_tasks.cli.application import open_client, session_id
-from lash_tasks.cli.output import JsonFlag, Output, command
+from lash_tasks.cli.output import JsonFlag, Output, command, counted
 from lash_tasks.cli.turns import ended, show_turn, turn_document
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.founding import Preview
@@ -16,7 +16,7 @@ from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
 from lash_tasks.domain.sessions import SessionHead, transcript
 from lash_tasks.domain.turns import AssembledTurn, TurnRecord
-from lash_tasks.errors import NotFound
+from lash_tasks.errors import NotFound, SessionDeleted
 
 if TYPE_CHECKING:
     from lash_tasks.client import Client
@@ -51,20 +51,17 @@ def show_session(session: Session, as_json: JsonFlag = False) -> None:
     """Show a session's transcript."""
     with command(as_json) as output, open_client() as client:
         name = session_id(session)
-        head = client.stores.sessions.head(name)
-        if head is None:
-            raise NotFound("session", session)
+        head = head_of(client, name)
         history = transcript(stored.node for stored in client.stores.sessions.history(name))
         if not output.as_json:
             for message in history:
                 show_message(output, message)
-            output.note(f"{session}: {head.turn_index} turns" + (", deleted" if head.deleted_at_ms else ""))
+            output.note(f"{session}: {counted(head.turn_index, 'turn')}")
             return
         output.document(
             {
                 **_session_row(head, client.stores.registry.previews([name])[name]),
-                **({} if head.deleted_at_ms is not None else _policy(client, name)),
-                "deleted_at_ms": head.deleted_at_ms,
+                **_policy(client, name),
                 "messages": [to_json(Message, message) for message in history],
             }
         )
@@ -123,6 +120,16 @@ def cancel_turn(
     with command(as_json) as output, open_client() as client:
         verdict = client.cancel(session, turn_id=turn).verdict.value
         output.document({"session_id": session, "turn_id": turn, "verdict": verdict}, sentence=f"{turn}: {verdict}")
+
+
+def head_of(client: Client, session: SessionId) -> SessionHead:
+    """The session that a command shows. Lists of one that does not exist are empty; to show it is refused."""
+    head = client.stores.sessions.head(session)
+    if head is None:
+        raise NotFound("session", session)
+    if head.deleted_at_ms is not None:
+        raise SessionDeleted(session)
+    return head
 
 
 def _session_row(head: SessionHead, preview: Preview) -> dict[str, Any]:

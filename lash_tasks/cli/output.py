@@ -115,6 +115,11 @@ def command(as_json: bool) -> Iterator[Output]:
         raise typer.Exit(1) from None
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def time_text(epoch_ms: int) -> str:
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 

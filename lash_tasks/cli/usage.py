@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lash_tasks.cli.application import moment, open_client
+from lash_tasks.cli.application import moment, open_client, session_id
+from lash_tasks.cli.inspection import head_of
 from lash_tasks.cli.output import JsonFlag, command
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.usage import SessionUsageReport, UsageTotals
@@ -29,6 +30,7 @@ def usage(
         if report:
             if session is None or since is not None:
                 raise InvalidInput("report", "needs --session, and takes no --since")
+            head_of(client, session_id(session))
             output.document(to_json(SessionUsageReport, client.usage_report(session)))
             return
         rows = [

@@ -46,7 +46,7 @@ def test_a_frame_is_shown_with_what_was_said_in_it(switched: Scene, lash_tasks: 
 def test_a_frame_or_a_session_that_is_not_there(switched: Scene, lash_tasks: Command) -> None:
     missing = lash_tasks("sessions", "frames", SESSION, "--frame", "pay", "--json")
     assert missing.error["code"] == "not_found"
-    assert lash_tasks("sessions", "frames", "nobody", "--json").lines == []
+    assert lash_tasks("sessions", "frames", "nobody", "--json").error["code"] == "not_found"
 
 
 def test_a_turn_that_switched_says_so(switched: Scene, lash_tasks: Command) -> None:

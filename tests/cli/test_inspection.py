@@ -90,9 +90,26 @@ def test_a_session_is_shown_with_its_transcript(scene: Scene, lash_tasks: Comman
     answer(scene, "one", "two")
     shown = lash_tasks("sessions", "show", SESSION, "--json").document
 
-    assert (shown["session_id"], shown["turn_index"], shown["deleted_at_ms"]) == (SESSION, 2, None)
+    assert (shown["session_id"], shown["turn_index"]) == (SESSION, 2)
     assert [message["parts"][0]["text"] for message in shown["messages"]] == ["one", "two"]
     assert lash_tasks("sessions", "show", SESSION).stdout == "assistant  one\nassistant  two\n"
+    assert lash_tasks("sessions", "show", SESSION).stderr == f"{SESSION}: 2 turns\n"
+
+
+SHOWS = [("sessions", "show"), ("sessions", "frames"), ("usage", "--report", "--session")]
+LISTS = [("turns", "list", "--session"), ("queue", "list", "--session"), ("usage", "--session")]
+
+
+def test_what_shows_a_session_is_refused_where_there_is_none_and_its_lists_are_empty(
+    scene: Scene, lash_tasks: Command
+) -> None:
+    answer(scene, "one", session="gone")
+    lash_tasks("sessions", "delete", "gone")
+
+    for session, code in (("nobody", "not_found"), ("gone", "session_deleted")):
+        assert {lash_tasks(*show, session, "--json").error["code"] for show in SHOWS} == {code}
+        assert [lash_tasks(*listing, session, "--json").lines for listing in LISTS] == [[], [], []]
+        assert [lash_tasks(*listing, session).exit_code for listing in LISTS] == [0, 0, 0]
 
 
 def test_a_deleted_session_takes_no_more_input(scene: Scene, lash_tasks: Command) -> None:
@@ -101,5 +118,5 @@ def test_a_deleted_session_takes_no_more_input(scene: Scene, lash_tasks: Command
 
     assert lash_tasks("sessions", "list", "--json").lines == []
     assert lash_tasks("turns", "list", "--session", SESSION, "--json").lines == []
-    assert lash_tasks("sessions", "show", SESSION, "--json").document["deleted_at_ms"]
+    assert lash_tasks("sessions", "show", SESSION, "--json").error["code"] == "session_deleted"
     assert lash_tasks("send", SESSION, "hello", "--json").error["code"] == "session_deleted"
