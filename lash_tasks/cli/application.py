@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lash_tasks.domain.ids import SessionId, name_problem
 from lash_tasks.errors import ConfigurationError, InvalidInput, LashError
+from lash_tasks.settings import Settings
 
 if TYPE_CHECKING:
     from lash_tasks.app import Lash
@@ -22,10 +24,44 @@ if TYPE_CHECKING:
 
 
 def open_client() -> Client:
-    """A client from the environment's settings. Raises what `Client()` raises."""
+    """A client from the environment's settings. Raises what `Client()` raises, and creates no SQLite file."""
     from lash_tasks.client import Client
 
-    return Client()
+    settings = Settings.from_environment()
+    require_database(settings)
+    return Client(settings)
+
+
+def require_database(settings: Settings, *, may_be_new: bool = False) -> None:
+    """Raise ConfigurationError if the settings name a SQLite file that is not there, unless it `may_be_new`."""
+    missing = missing_file(settings)
+    if missing is not None and not may_be_new:
+        raise ConfigurationError(f"there is no database at {missing}; {MAKE_DATABASE}")
+
+
+MAKE_DATABASE = "start lash-tasks up, or mend LASH_DATABASE_URL"
+
+
+def missing_file(settings: Settings) -> str | None:
+    """The SQLite file that the settings name, if it is not there: only `up` and `db upgrade` make one.
+
+    ConfigurationError if they name no file: a database in memory ends with the command.
+    """
+    url = settings.require_database_url()
+    if settings.dialect != "sqlite":
+        return None
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        file = None
+    else:
+        file = None if parsed.host else parsed.database
+    if file in (None, "", ":memory:"):
+        raise ConfigurationError("LASH_DATABASE_URL names no file; write sqlite:///path/to/lash.db")
+    return None if file.startswith("file:") or os.path.exists(file) else file
 
 
 def session_id(text: str, field: str = "session_id") -> SessionId:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from lash_tasks.celery import create_celery
+from lash_tasks.cli.application import MAKE_DATABASE, missing_file
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.errors import ConfigurationError, LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
@@ -71,6 +72,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
 def _opened(settings: Settings) -> Stores | Finding:
     """The stores, or why there are none: a SQLite file is opened at once, a server at the first use."""
     try:
+        missing = missing_file(settings)
+        if missing is not None:
+            return Finding("database", Health.FAILED, f"there is none at {missing}", MAKE_DATABASE)
         return open_stores(settings, allow_memory_leases=True)
     except StoreUnavailable as error:
         return Finding("database", Health.FAILED, error.sentence(), "check LASH_DATABASE_URL and who may open the file")

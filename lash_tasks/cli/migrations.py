@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lash_tasks.cli.application import require_database
 from lash_tasks.cli.output import JsonFlag, command
 from lash_tasks.settings import Settings
 
@@ -22,7 +23,7 @@ def upgrade(as_json: JsonFlag = False) -> None:
     """Bring the database to the schema that this version needs."""
     from lash_tasks.stores.sql import schema
 
-    with command(as_json) as output, _engine() as engine, output.waiting("migrating"):
+    with command(as_json) as output, _engine(may_be_new=True) as engine, output.waiting("migrating"):
         schema.upgrade(engine)
         revision = schema.current(engine)
         output.document({"revision": revision}, sentence=f"the database is at {revision}")
@@ -40,11 +41,13 @@ def check(as_json: JsonFlag = False) -> None:
 
 
 @contextmanager
-def _engine() -> Iterator[Engine]:
-    """The engine of the environment's database, with its options."""
+def _engine(*, may_be_new: bool = False) -> Iterator[Engine]:
+    """The engine of the environment's database, with its options; its SQLite file is there, or `may_be_new`."""
     from lash_tasks.stores.bundle import open_database
 
-    database = open_database(Settings.from_environment())
+    settings = Settings.from_environment()
+    require_database(settings, may_be_new=may_be_new)
+    database = open_database(settings)
     try:
         yield database.engine
     finally:

@@ -96,7 +96,18 @@ def test_a_stack_that_does_not_run_is_told_how_to_start(scene: Scene, lash_tasks
     assert "lash-tasks -A <module> up" in found["workers"]["advice"]
 
 
-def test_a_schema_that_is_behind_is_to_be_upgraded_first(lash_tasks: Command) -> None:
+def test_a_database_that_is_not_there_is_found_and_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "misspelt" / "lash.db"
+    found = findings(call("doctor", "--json", LASH_DATABASE_URL=f"sqlite:///{path}"))
+
+    assert health(found) == {"database": "failed"}
+    assert found["database"]["message"] == f"there is none at {path}"
+    assert found["database"]["advice"] == "start lash-tasks up, or mend LASH_DATABASE_URL"
+    assert not path.parent.exists()
+
+
+def test_a_schema_that_is_behind_is_to_be_upgraded_first(tmp_path: Path, lash_tasks: Command) -> None:
+    (tmp_path / "lash.db").touch()
     found = findings(lash_tasks("doctor", "--json"))
 
     assert health(found) == {"database": "ok", "schema": "failed", "clocks": "ok"}

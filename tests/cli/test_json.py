@@ -100,10 +100,31 @@ def test_without_a_database_every_command_says_which_variable_to_set(arguments: 
     assert call(*arguments, "--json").error == {"code": "configuration", "message": "Set LASH_DATABASE_URL"}
 
 
-@pytest.mark.parametrize("arguments", [*NEED_A_DATABASE[:5], ("db", "check")], ids=" ".join)
+LOOK_AT_A_DATABASE = pytest.mark.parametrize("arguments", [*NEED_A_DATABASE[:5], ("db", "check")], ids=" ".join)
+
+
+@LOOK_AT_A_DATABASE
+def test_a_database_file_that_is_not_there_is_not_made(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    path = tmp_path / "misspelt" / "lash.db"
+    error = call(*arguments, "--json", LASH_DATABASE_URL=f"sqlite:///{path}").error
+
+    assert error["code"] == "configuration"
+    assert error["message"] == f"there is no database at {path}; start lash-tasks up, or mend LASH_DATABASE_URL"
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("arguments", [("queue", "list"), ("db", "check"), ("db", "upgrade")], ids=" ".join)
+def test_a_database_in_memory_is_refused(arguments: tuple[str, ...]) -> None:
+    for url in ("sqlite://", "sqlite:///:memory:", "sqlite://lash.db", "sqlite://shop/lash.db", "sqlite://a:b/c"):
+        error = call(*arguments, "--json", LASH_DATABASE_URL=url).error
+        assert error["message"] == "LASH_DATABASE_URL names no file; write sqlite:///path/to/lash.db"
+
+
+@LOOK_AT_A_DATABASE
 def test_a_schema_that_is_behind_is_refused_with_the_command_that_mends_it(
-    lash_tasks: Command, arguments: tuple[str, ...]
+    tmp_path: Path, lash_tasks: Command, arguments: tuple[str, ...]
 ) -> None:
+    (tmp_path / "lash.db").touch()
     error = lash_tasks(*arguments, "--json").error
 
     assert error["code"] == "schema_behind"
