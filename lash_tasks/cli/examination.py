@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from lash_tasks.celery import create_celery
 from lash_tasks.cli.application import MAKE_DATABASE, missing_file
+from lash_tasks.cli.output import counted
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.errors import ConfigurationError, LeaseStoreUnavailable, SchemaBehind, StoreUnavailable
@@ -173,13 +174,18 @@ def _waiting(stores: Stores, living: LivingCode) -> Finding:
     held = sorted({batch.agent for batch in ready} - served)
     if held:
         return Finding("waiting work", Health.WARNING, f"held: nobody serves {', '.join(held)}", "deploy these agents")
-    if not ready:
-        return Finding("waiting work", Health.OK, "nothing waits")
-    oldest = max(now_ms - batch.available_at_ms for batch in ready)
-    if oldest > LONG_WAIT_MS:
-        message = f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.0f} s"
-        return Finding("waiting work", Health.WARNING, message, "start more workers or raise their concurrency")
-    return Finding("waiting work", Health.OK, f"{len(ready)} inputs wait, the oldest for {oldest / 1000:.1f} s")
+    left = [] if living.workers else stores.work.abandoned(None, LOOK_AT_TURNS)
+    oldest_ms = max((now_ms - batch.available_at_ms for batch in ready), default=0)
+    parts = [f"{counted(len(left), 'unfinished turn')} whose worker is gone"] if left else []
+    if ready:
+        parts.append(f"{counted(len(ready), 'input')} in the queue, the oldest for {oldest_ms / 1000:.1f} s")
+    message = "; ".join(parts) or "nothing waits"
+    if not left and oldest_ms <= LONG_WAIT_MS:
+        return Finding("waiting work", Health.OK, message)
+    more = "start more workers or raise their concurrency"
+    return Finding(
+        "waiting work", Health.WARNING, message, more if living.workers else "start a worker: it takes this up"
+    )
 
 
 def _held(stores: Stores, living: LivingCode) -> Finding:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lash_tasks.cli.application import open_client
-from lash_tasks.cli.output import JsonFlag, Output, command
+from lash_tasks.cli.output import JsonFlag, Output, command, counted
 from lash_tasks.domain.activity import ActivityType
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Transcript:
         match str(event.type):
             case "snapshot":
                 running = "; a turn is running" if data["running"] else ""
-                return f"following {self._session}, {data['turn_index']} turns so far{running}"
+                return f"following {self._session}, {counted(data['turn_index'], 'turn')} so far{running}"
             case "turn_started":
                 return f"turn {data.get('turn_index', '')}" + (" goes on" if data.get("resumed") else "")
             case "tool_call_started":

@@ -17,6 +17,7 @@ from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from tests.cli.calling import Printed, call
 from tests.cli.conftest import Command
+from tests.cli.test_sending import serve
 from tests.embedded.application import application
 from tests.scene import SUPPORT, Scene
 
@@ -208,11 +209,24 @@ def waits_for_code(scene: Scene) -> None:
         connection.execute(text("UPDATE lash_batches SET agent = 'sales'"))
 
 
+def waits_long_for_a_busy_worker(scene: Scene) -> None:
+    waits_long(scene)
+    serve(scene, SUPPORT)
+
+
+def is_left_by_a_dead_worker(scene: Scene) -> None:
+    scene.send()
+    scene.start()
+    scene.send()
+
+
 @pytest.mark.parametrize(
     ("arrange", "state", "message", "advice"),
     [
-        (Scene.send, "ok", "1 inputs wait", ""),
-        (waits_long, "warning", "the oldest for 45 s", "more workers"),
+        (Scene.send, "ok", "1 input in the queue", ""),
+        (waits_long, "warning", "the oldest for 4", "start a worker"),
+        (waits_long_for_a_busy_worker, "warning", "the oldest for 4", "more workers"),
+        (is_left_by_a_dead_worker, "warning", "1 unfinished turn whose worker is gone; 1 input in", "start a worker"),
         (waits_for_code, "warning", "held: nobody serves sales", "deploy these agents"),
     ],
 )
