@@ -8,7 +8,7 @@ import typer
 
 from lash_tasks.cli.application import moment, open_client, session_id
 from lash_tasks.cli.inspection import head_of
-from lash_tasks.cli.output import JsonFlag, command
+from lash_tasks.cli.output import JsonFlag, Output, command
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.usage import SessionUsageReport, UsageTotals
 from lash_tasks.errors import InvalidInput
@@ -31,7 +31,7 @@ def usage(
             if session is None or since is not None:
                 raise InvalidInput("report", "needs --session, and takes no --since")
             head_of(client, session_id(session))
-            output.document(to_json(SessionUsageReport, client.usage_report(session)))
+            _show_report(output, client.usage_report(session))
             return
         rows = [
             {
@@ -52,3 +52,31 @@ def usage(
         output.rows(rows, columns, empty="no tokens were counted")
         if rows:
             output.note("cached tokens are among the input, reasoning tokens among the output")
+
+
+def _show_report(output: Output, report: SessionUsageReport) -> None:
+    """The report as one document; for a person its rows, their total, and what else it says in words."""
+    if output.as_json:
+        output.document(to_json(SessionUsageReport, report))
+        return
+    rows = [_tokens(one.source, one.model, UsageTotals.of(one.usage)) for one in report.by_source_model]
+    total = [_tokens("total", "", report.usage)] if rows else []
+    columns = ["source", "model", "input_tokens", "output_tokens", "cached_input_tokens", "total_tokens"]
+    output.rows(rows + total, columns, empty="no tokens were counted")
+    if report.children_usage:
+        output.say(f"of these its children used {sum(one.usage.total_tokens for one in report.children_usage)}")
+    if report.last_prompt is not None:
+        prompt = report.last_prompt
+        cached = f"{prompt.cached_input_tokens} of them cached"
+        output.say(f"its last prompt had {prompt.prompt_context_tokens} tokens, {cached}")
+
+
+def _tokens(source: str, model: str, usage: UsageTotals) -> dict[str, str | int]:
+    return {
+        "source": source,
+        "model": model,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "total_tokens": usage.total_tokens,
+    }

@@ -61,3 +61,22 @@ def test_a_report_of_one_session_is_one_document(scene: Scene, lash_tasks: Comma
     assert report["last_prompt"]["context_budget_tokens"] == 37
 
     assert lash_tasks("usage", "--report", "--json").error["field"] == "report"
+
+
+def test_a_report_for_a_person_is_a_table_with_its_total(scene: Scene, lash_tasks: Command) -> None:
+    answer(scene, SESSION, TokenUsage(30, 7, 20, 2))
+    lash_tasks("sessions", "create", "child", "--parent", SESSION, "--usage-source", "research")
+    answer(scene, "child", TokenUsage(100, 1))
+
+    lines = lash_tasks("usage", "--session", SESSION, "--report").stdout.splitlines()
+    assert [line.split() for line in lines[1:4]] == [
+        ["research", "openai:gpt-5-mini", "100", "1", "0", "101"],
+        ["turn", "openai:gpt-5-mini", "30", "7", "20", "37"],
+        ["total", "130", "8", "20", "138"],
+    ]
+    assert lines[4:] == ["of these its children used 101", "its last prompt had 30 tokens, 20 of them cached"]
+
+
+def test_a_report_of_a_session_that_used_nothing_says_so(scene: Scene, lash_tasks: Command) -> None:
+    lash_tasks("sessions", "create", "new")
+    assert lash_tasks("usage", "--session", "new", "--report").stdout == "no tokens were counted\n"
