@@ -1,7 +1,7 @@
 """For tests of applications: a Lash, embedded on a database of its own, whose models say what a script says.
 
-`run_scripted` is a context manager. As a pytest plugin (`pytest_plugins = ["lash_tasks.testing"]`) the module brings
-the fixture `scripted_lash`, which does the same and cleans up after the test. PYTEST_DONT_REWRITE
+`run_scripted` is a context manager and needs no pytest. As a pytest plugin (`pytest_plugins = ["lash_tasks.testing"]`)
+the module brings the fixture `scripted_lash`, which does the same and cleans up after the test. PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import pytest
 
 from lash_tasks.app import Lash
 from lash_tasks.client import Client
@@ -178,17 +177,20 @@ def run_scripted(
         running.check()
 
 
-@pytest.fixture
-def scripted_lash(tmp_path: Path) -> Iterator[Callable[..., ScriptedLash]]:
-    """`scripted_lash(lash, script, deps=…)`: an application at work until the test ends."""
-    with ExitStack() as opened:
-        numbers = iter(range(1, 1000))
+if find_spec("pytest") is not None:
+    import pytest
 
-        def start(lash: Lash, script: Script, *, deps: OpenDeps | None = None) -> ScriptedLash:
-            database = tmp_path / f"lash-{next(numbers)}.db"
-            return opened.enter_context(run_scripted(lash, script, deps=deps, database=database))
+    @pytest.fixture
+    def scripted_lash(tmp_path: Path) -> Iterator[Callable[..., ScriptedLash]]:
+        """`scripted_lash(lash, script, deps=…)`: an application at work until the test ends."""
+        with ExitStack() as opened:
+            numbers = iter(range(1, 1000))
 
-        yield start
+            def start(lash: Lash, script: Script, *, deps: OpenDeps | None = None) -> ScriptedLash:
+                database = tmp_path / f"lash-{next(numbers)}.db"
+                return opened.enter_context(run_scripted(lash, script, deps=deps, database=database))
+
+            yield start
 
 
 # ---------------------------------------------------------------- the model that speaks it

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from lash_tasks import Agent, Lash, ToolContext, tool
 from lash_tasks.testing import Asked, Failure, ScriptedLash, ScriptExhausted, call, run_scripted
+from tests.cli.calling import python
 
 Start = Callable[..., ScriptedLash]
 
@@ -152,3 +153,14 @@ def test_it_takes_nothing_from_the_environment_and_leaves_the_application_alone(
     one = Lash([Agent("support", "openai:gpt-5-mini")])
     assert scripted_lash(one, ["hello"]).send("hello").text == "hello"
     assert (one.embedded, one.providers) == (False, {})
+
+
+def test_the_context_manager_needs_no_pytest() -> None:
+    printed = python(
+        "import sys; sys.modules['pytest'] = None\n"
+        "from lash_tasks import Agent, Lash\n"
+        "from lash_tasks.testing import run_scripted\n"
+        "with run_scripted(Lash([Agent('support', 'openai:gpt-5-mini')]), ['It has shipped.']) as stage:\n"
+        "    print(stage.send('Where is it?').text)"
+    )
+    assert printed.stdout == "It has shipped.\n", printed.stderr
