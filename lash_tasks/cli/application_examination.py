@@ -25,15 +25,16 @@ REDIS_VISIBILITY_SECONDS = 3600
 
 
 def examine_application(name: str | None, settings: Settings) -> Iterator[Finding]:
-    """Findings about the application that `-A` or LASH_APP names; none without one, or where Celery has no part."""
-    if not name or settings.dialect == "sqlite":
+    """Findings about the application that `-A` or LASH_APP names; of its Celery app where Celery has a part."""
+    if not name:
         return
+    with_celery = settings.dialect != "sqlite"
     try:
         with redirect_stdout(sys.stderr):
             lash = load_application(name)
             agents = sorted(lash.agents)
-            settings_of_app = lash.celery.conf
-            settings_of_app.broker_url  # noqa: B018 - reads the app's settings, wherever they are
+            if with_celery:
+                lash.celery.conf.broker_url  # noqa: B018 - reads the app's settings, wherever they are
     except LashError as error:
         yield Finding("application", Health.FAILED, error.sentence(), "mend it, or leave out -A and LASH_APP")
         return
@@ -42,7 +43,8 @@ def examine_application(name: str | None, settings: Settings) -> Iterator[Findin
         yield Finding("application", Health.FAILED, problem, "mend it, or leave out -A and LASH_APP")
         return
     yield Finding("application", Health.OK, f"agents: {', '.join(agents) or 'none'}")
-    yield from _celery(lash, settings)
+    if with_celery:
+        yield from _celery(lash, settings)
 
 
 def _celery(lash: Lash, settings: Settings) -> Iterator[Finding]:

@@ -130,6 +130,23 @@ def test_a_setting_that_nothing_starts_with_is_found() -> None:
     assert "LASH_DATABASE_URL is no URL" in found["settings"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("name", "state", "message"),
+    [
+        ("tests.embedded.no_such_module", "failed", "there is no module 'tests.embedded.no_such_module' here"),
+        ("examples.support", "ok", "agents: support"),
+    ],
+)
+def test_an_application_is_looked_at_on_sqlite_too(
+    scene: Scene, lash_tasks: Command, name: str, state: str, message: str
+) -> None:
+    found = findings(lash_tasks("-A", name, "doctor", "--json"))
+
+    assert found["application"]["health"] == state
+    assert message in found["application"]["message"]
+    assert not [check for check in found if check.startswith("celery")]
+
+
 def test_for_a_person_the_advice_stands_below_the_trouble(scene: Scene, lash_tasks: Command) -> None:
     lines = [line.split() for line in lash_tasks("doctor").stdout.splitlines()]
 
