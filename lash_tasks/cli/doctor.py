@@ -12,7 +12,7 @@ from lash_tasks.cli.output import JsonFlag, Output, command
 from lash_tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from lash_tasks.cli.examination import Finding
+    from lash_tasks.cli.doctor_checks import Finding
 
 _MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[bold red]failed[/bold red]"}
 
@@ -23,8 +23,8 @@ def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
     With an application it looks at the settings of its Celery app too.
     """
     with command(as_json) as output:
-        from lash_tasks.cli.application_examination import examine_application
-        from lash_tasks.cli.examination import Health, examine
+        from lash_tasks.cli.doctor_application import examine_application
+        from lash_tasks.cli.doctor_checks import Health, examine
 
         settings = Settings.from_environment()
         settings.require_database_url()

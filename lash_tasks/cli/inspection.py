@@ -9,7 +9,7 @@ import typer
 
 from lash_tasks.cli.application import open_client, session_id
 from lash_tasks.cli.output import JsonFlag, Output, command, counted
-from lash_tasks.cli.turns import ended, show_turn, turn_document
+from lash_tasks.cli.turn_view import ended, show_turn, turn_document
 from lash_tasks.domain.codec import to_json
 from lash_tasks.domain.founding import Preview
 from lash_tasks.domain.ids import SessionId, TurnId

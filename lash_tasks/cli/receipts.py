@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lash_tasks.cli.output import Output
-from lash_tasks.cli.turns import show_turn
+from lash_tasks.cli.turn_view import show_turn
 from lash_tasks.errors import ResultTimeout
 
 if TYPE_CHECKING:

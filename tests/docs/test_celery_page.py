@@ -10,7 +10,7 @@ from celery.app.defaults import DEFAULTS
 
 from lash_tasks.beat_schedule import BEAT_SCHEDULE
 from lash_tasks.celery import REDIS_TRANSPORT_OPTIONS, create_celery
-from lash_tasks.cli import application_examination
+from lash_tasks.cli import doctor_application
 from lash_tasks.queues import ROUTES
 from tests.docs.blocks import ROOT
 
@@ -29,7 +29,7 @@ def test_every_setting_is_explained(broker: str) -> None:
 
 
 def test_every_warning_about_an_app_s_settings_is_named() -> None:
-    names = re.findall(r'_unwise\("(\w+)"', inspect.getsource(application_examination))
+    names = re.findall(r'_unwise\("(\w+)"', inspect.getsource(doctor_application))
     assert names
     assert [name for name in names if f"`{name}`" not in PAGE] == []
 

@@ -16,7 +16,7 @@ from kombu import Connection
 from lash_tasks.app import Lash
 from lash_tasks.celery import is_redis, refuse_dangerous_settings
 from lash_tasks.cli.application import load_application
-from lash_tasks.cli.examination import Finding, Health
+from lash_tasks.cli.doctor_checks import Finding, Health
 from lash_tasks.errors import ConfigurationError, LashError
 from lash_tasks.settings import Settings
 
