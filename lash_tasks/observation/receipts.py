@@ -55,6 +55,7 @@ def read_status(sources: Sources, session_id: SessionId, input_id: BatchId) -> R
     batch = _batch(sources, session_id, input_id)
     match batch.state:
         case BatchState.READY:
+            _require_session(sources, session_id)
             return ReceiptStatus(ReceiptState.QUEUED)
         case BatchState.CLAIMED:
             return ReceiptStatus(ReceiptState.RUNNING, batch.turn_id)
@@ -85,6 +86,7 @@ def wait_for_run(
     listener = Listener(sources, session_id, stop=threading.Event())
     turns: list[AssembledTurn] = []
     waiting: BatchId | None = input_id
+    in_vain = False
     while True:
         listener.attend()
         while waiting is not None and (record := _answer(sources, session_id, waiting)) is not None:
@@ -92,9 +94,12 @@ def wait_for_run(
             waiting = _task_behind(record)
         if waiting is None:
             return AgentFrameRun(tuple(turns))
-        if timeout is not None and clock.monotonic() >= deadline:
+        over = clock.monotonic() >= deadline
+        if over or in_vain:
+            _require_session(sources, session_id)
+        if timeout is not None and over:
             raise ResultTimeout(session_id, timeout)
-        _wait_for_commit(listener, sources, deadline)
+        in_vain = not _wait_for_commit(listener, sources, deadline)
 
 
 def _answer(sources: Sources, session_id: SessionId, input_id: BatchId) -> TurnRecord | None:
@@ -123,15 +128,19 @@ def _task_behind(turn: TurnRecord | None) -> BatchId | None:
     return task_batch_id(turn.session_id, follow_up_turn_id(turn.turn_id))
 
 
-def _wait_for_commit(listener: Listener, sources: Sources, deadline: float) -> None:
-    """Listen until a turn has committed, or until it is time to look at SQL; a busy stream must not put that off."""
+def _wait_for_commit(listener: Listener, sources: Sources, deadline: float) -> bool:
+    """Listen until a turn has committed, or until it is time to look at SQL; a busy stream must not put that off.
+
+    Whether there is any news.
+    """
     look_at = sources.clock.monotonic() + sources.pace.longest
     while (left := min(deadline, look_at) - sources.clock.monotonic()) > 0:
         heard = listener.listen(left)
-        if heard is None or isinstance(heard, LiveGap):
-            return
-        if any(event.activity.type is ActivityType.COMMITTED for event in heard.events):
-            return
+        if heard is None:
+            return False
+        if isinstance(heard, LiveGap) or any(e.activity.type is ActivityType.COMMITTED for e in heard.events):
+            return True
+    return False
 
 
 def _batch(sources: Sources, session_id: SessionId, input_id: BatchId) -> BatchRecord:
@@ -141,9 +150,19 @@ def _batch(sources: Sources, session_id: SessionId, input_id: BatchId) -> BatchR
     return batch
 
 
+def _require_session(sources: Sources, session_id: SessionId) -> None:
+    """Input that came in behind the deletion of its session lies in the queue, and nobody answers it."""
+    if _is_deleted(sources, session_id):
+        raise SessionDeleted(session_id)
+
+
 def _gone(sources: Sources, session_id: SessionId, otherwise: NotFound) -> NotFound | SessionDeleted:
+    return SessionDeleted(session_id) if _is_deleted(sources, session_id) else otherwise
+
+
+def _is_deleted(sources: Sources, session_id: SessionId) -> bool:
     head = sources.sessions.head(session_id)
-    return SessionDeleted(session_id) if head is not None and head.deleted_at_ms is not None else otherwise
+    return head is not None and head.deleted_at_ms is not None
 
 
 def _reason(sources: Sources, session_id: SessionId, input_id: BatchId) -> str:

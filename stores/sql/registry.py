@@ -18,6 +18,7 @@ from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fencing import lock_fence, share_fence
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 from lash_tasks.stores.sql.rows import Row, content_bytes, node_kind, session_head
+from lash_tasks.stores.sql.sessions import clear_session
 from lash_tasks.stores.sql.tables import attachments, batches, fences, frames, nodes, sessions, states, turns
 
 
@@ -121,6 +122,8 @@ class SqlSessionRegistry:
         if former is None:
             connection.execute(insert(sessions).values(id=new.session_id, **meta))
         else:
+            # Input that was being sent when the session was deleted has come in behind the deletion.
+            clear_session(connection, new.session_id)
             connection.execute(update(sessions).where(sessions.c.id == new.session_id).values(**meta))
         if former is None and source is None and not new.seeds:
             spec = new.spec.over(base).stored()

@@ -170,14 +170,19 @@ class SqlSessionStore:
             mark = {"session_id": session_id, "now_ms": self._database.now_override()}
             connection.execute(text(_TOMBSTONE.format(now=self._database.now_sql)), mark)
             connection.execute(delete(effects).where(effects.c.scope.in_(journal)))
-            for table in _OF_A_SESSION:
-                connection.execute(delete(table).where(table.c.session_id == session_id))
+            clear_session(connection, session_id)
             if refs:
                 connection.execute(_purge(refs, now_ms))
         return True
 
 
 _OF_A_SESSION = (nodes, turns, turn_cancels, batches, dead_letters, usage, frames, states, attachments)
+
+
+def clear_session(connection: Connection, session_id: SessionId) -> None:
+    """Delete what a session consists of, but for its row, its fence and the journals of its turns."""
+    for table in _OF_A_SESSION:
+        connection.execute(delete(table).where(table.c.session_id == session_id))
 
 
 def _blobs_of(connection: Connection, session_id: SessionId, journal: Select[Any]) -> list[str]:

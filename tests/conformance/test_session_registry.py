@@ -368,6 +368,21 @@ def test_deleting_removes_all_and_a_session_that_comes_to_be_again_goes_on_count
     assert said(sessions, SESSION) == ["said 2"]
 
 
+@pytest.mark.shows("S17", "S18")
+def test_input_that_came_in_behind_a_deletion_is_not_there_when_the_session_comes_to_be_again(
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
+) -> None:
+    """It was being sent when the session was deleted, so that the deletion did not see it, and the session that was
+    created under the id later answered it."""
+    run_turn(scene, 1)
+    sessions.delete(SESSION)
+    scene.send("late")
+    assert scene.try_open() is NotOpened.NOTHING
+    registry.create(new(SESSION))
+    assert scene.count(tables.batches) == 0
+    assert scene.try_open() is NotOpened.NOTHING
+
+
 @pytest.mark.shows("S18")
 def test_a_turn_whose_session_was_deleted_and_created_again_writes_nothing(
     scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore

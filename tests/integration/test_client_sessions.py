@@ -198,6 +198,24 @@ def test_a_deleted_session_comes_back_only_when_it_is_created(service: Service) 
     assert client.session("s1").turn_index == 2
 
 
+@pytest.mark.shows("S17", "S18")
+@pytest.mark.parametrize("service", ["postgres"], indirect=True)  # SQLite has one writer at a time
+def test_input_that_is_being_sent_while_its_session_is_deleted_is_never_answered(service: Service) -> None:
+    client, engine = service.client, service.client.stores.database.engine
+    client.create_session("s1")
+    with engine.begin() as connection:
+        late = client.send("s1", "old input", agent="support", connection=connection)
+        client.delete_session("s1")
+    for ask_for in (late.status, lambda: late.result(timeout=0)):
+        with pytest.raises(SessionDeleted):
+            ask_for()
+    client.create_session("s1")
+    ask(service, "s1", "new input")
+    assert said(service, "s1")[0] == "new input"
+    with pytest.raises(NotFound):
+        late.status()
+
+
 def test_a_session_may_be_renamed(service: Service) -> None:
     service.client.create_session("s1", name="first")
     assert service.client.rename_session("s1", "second").name == "second"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import insert, select
 
 from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.ids import BatchId, SessionId
@@ -10,6 +11,7 @@ from lash_tasks.domain.turns import AssembledTurn
 from lash_tasks.errors import InputCancelled, InputDeadLettered, NotFound, ResultTimeout, SessionDeleted
 from lash_tasks.observation.listening import UNWOKEN
 from lash_tasks.observation.receipts import ReceiptState, read_status, wait_for_run
+from lash_tasks.stores.sql import tables
 from tests.scene import SESSION, Scene, Timeline
 
 
@@ -80,6 +82,29 @@ def test_the_input_of_a_deleted_session_is_gone_with_it(scene: Scene) -> None:
     for read in (status, result):
         with pytest.raises(SessionDeleted):
             read(scene, input_id)
+
+
+@pytest.mark.shows("S18")
+def test_input_that_came_in_behind_a_deletion_is_gone_with_its_session(scene: Scene, clock: Timeline) -> None:
+    """It was being sent when the session was deleted: it stayed `queued`, and a wait for it only timed out."""
+    input_id = scene.send()
+    clock.after(0.5, lambda: delete_before_it_comes_in(scene))
+    with pytest.raises(SessionDeleted):
+        result(scene, input_id)
+    for timeout in (0, 30):
+        with pytest.raises(SessionDeleted):
+            result(scene, input_id, timeout)
+    with pytest.raises(SessionDeleted):
+        status(scene, input_id)
+
+
+def delete_before_it_comes_in(scene: Scene) -> None:
+    """Delete the session; its input is committed right afterwards."""
+    with scene.database.transaction() as connection:
+        late = [dict(row) for row in connection.execute(select(tables.batches)).mappings()]
+    scene.sessions.delete(SESSION)
+    with scene.database.transaction() as connection:
+        connection.execute(insert(tables.batches), late)
 
 
 def test_an_unknown_input_says_so(scene: Scene) -> None:
