@@ -122,11 +122,10 @@ class Commander:
         verdict = patiently(lambda: self.services.turns.commit(commit), self.services.clock, engagement.interrupt)
         if not isinstance(verdict, Committed):
             return CommandedTurn(verdict, result, None)
-        if applied.spec is not None:
-            previous, current = applied.output["previous"], applied.output["current"]
-            live.emit(ActivityType.SESSION_CONFIG_CHANGED, previous=previous, current=current)
         if applied.changed is not None:
-            self.services.hooks.config_changed(opened.intent.agent, *applied.changed, engagement.interrupt)
+            previous, current = applied.changed
+            live.emit(ActivityType.SESSION_CONFIG_CHANGED, previous=previous, current=current)
+            self.services.hooks.config_changed(opened.intent.agent, previous, current, engagement.interrupt)
         warm = None if commit.moves_path else before.after(result, None, verdict.revision)
         return CommandedTurn(verdict, result, warm)
 

@@ -225,41 +225,6 @@ def test_a_reset_lets_plugins_forget(stage: Stage) -> None:
     stage.assert_usable()
 
 
-class Overseer(Plugin):
-    """Bounds what sessions may say, and notes what came of it."""
-
-    id = "overseer"
-
-    def __init__(self) -> None:
-        self.changes: list[tuple[Any, Any]] = []
-
-    def mutate_config(self, previous: Any, proposed: Any) -> Any:
-        if "model" not in proposed:
-            return "nonsense"
-        return {**proposed, "max_turns": 2}
-
-    def config_changed(self, previous: Any, current: Any) -> None:
-        self.changes.append((previous, current))
-        raise ValueError("nobody minds")
-
-
-@pytest.mark.shows("S11")
-def test_the_hook_of_a_changed_configuration_fires_once_and_never_without_a_change(stage: Stage) -> None:
-    overseer = Overseer()
-    stage.agents = [agent(plugins=[overseer])]
-    for key, spec in (("k1", {"model": "test:other"}), ("k2", {"model": "test:other"})):
-        order(stage, "configure_session", key, spec=spec)
-    stage.run_all()
-    [(previous, current)] = overseer.changes
-    assert (previous["model"], current["model"]) == ("test:test", "test:other")
-    assert current["max_turns"] == 2
-    assert stored_spec(stage) == '{"max_turns":2,"model":"test:other"}'
-    order(stage, "configure_session", "k3", spec={"inherit": False})
-    stage.run_all()
-    assert stored_spec(stage) is None
-    assert len(overseer.changes) == 2
-
-
 @pytest.mark.shows("S10")
 def test_a_provider_that_is_not_there_is_an_issue_of_the_turn_and_the_session_goes_on(stage: Stage) -> None:
     order(stage, "configure_session", "k1", spec={"model": "nowhere:gpt"})
