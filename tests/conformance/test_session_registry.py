@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Connection, update
 
 from lash_tasks.domain.founding import NewSession, Preview
-from lash_tasks.domain.frames import read_seeds
-from lash_tasks.domain.ids import BlobRef, CallId, MessageId, ReplayKey, SessionId, blob_ref
-from lash_tasks.domain.inputs import Blob
+from lash_tasks.domain.frames import FrameStatus, initial_frame_id, read_seeds
+from lash_tasks.domain.ids import BlobRef, CallId, MessageId, ReplayKey, SessionId
 from lash_tasks.domain.messages import ImagePart, Message, Origin, Role, TextPart, ToolResultPart, text_of
 from lash_tasks.domain.policies import read_spec
 from lash_tasks.domain.sessions import chain
 from lash_tasks.domain.usage import TokenUsage, UsageEntry, UsageTotal
 from lash_tasks.errors import HeadRevisionConflict, NotFound, SessionAlreadyExists, SessionBusy, SessionDeleted
-from lash_tasks.stores.protocols import CheckpointRefused, CommitRefused, FrameOpening, NotOpened, PathChange
+from lash_tasks.stores.protocols import (
+    CheckpointRefused,
+    CommitRefused,
+    FrameOpening,
+    NotOpened,
+    PathChange,
+    StateWrite,
+)
 from lash_tasks.stores.sql import tables
+from lash_tasks.stores.sql.engine import Database
+from lash_tasks.stores.sql.fencing import lock_fence
+from lash_tasks.stores.sql.frames import SqlFrameStore
+from lash_tasks.stores.sql.graph import SqlGraphStore
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from tests.conformance.arrange import ALICE, BOB, SESSION, Scene, node
-from tests.conformance.inputs import draft, serve
+from tests.conformance.inputs import draft, serve, start_and_wait
 
 CHILD, OTHER = SessionId("child"), SessionId("other")
 
@@ -56,6 +68,33 @@ def run_turn(scene: Scene, number: int, session_id: SessionId = SESSION, **chang
     parent = leaf.node.node_id if leaf else None
     added = replace(node(number, f"said {number}"), parent_id=parent, frame_id=turn.frame_id)
     scene.committed(turn, **{"nodes": (added,), "leaf": leaf.place if leaf else None, **changes})
+
+
+def live_through_everything(scene: Scene) -> int:
+    """Let SESSION have a branch, a later frame, in which it is, and a plugin's state; its revision."""
+    for number in (1, 2):
+        run_turn(scene, number)
+    scene.send()
+    turn = scene.open()
+    scene.committed(turn, path=PathChange(turn.history[0].place), states=(StateWrite("plugin:notes", 1, b"{}"),))
+    scene.send()
+    turn = scene.open()
+    seed = replace(node(4, "seed"), parent_id=turn.history[-1].node.node_id, frame_id="f2")
+    frame = FrameOpening(frame_id="f2", previous_id=None, reason="plan", assignment="{}", nodes=(seed,))
+    scene.committed(turn, leaf=turn.history[-1].place, frame=frame)
+    run_turn(scene, 5)
+    return 5
+
+
+@contextmanager
+def committing_elsewhere(scene: Scene, database_url: str) -> Iterator[Connection]:
+    """A transaction with the fence of SESSION, as that of a commit."""
+    other = scene.database if database_url == "sqlite://" else Database.open(database_url, now_ms=scene.clock.now_ms)
+    with other.transaction() as connection:
+        lock_fence(connection, SESSION)
+        yield connection
+    if other is not scene.database:
+        other.close()
 
 
 def last_index(scene: Scene, session_id: SessionId) -> int:
@@ -157,85 +196,7 @@ def test_a_parent_or_source_that_is_not_there_is_refused(
     assert sessions.head(CHILD) is None
 
 
-# ---------------------------------------------------------------- forks
-
-
-@pytest.mark.shows("S12", "S13")
-def test_a_fork_shows_what_its_parent_shows_and_goes_on_counting(
-    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
-) -> None:
-    for number in (1, 2):
-        run_turn(scene, number)
-    parent = sessions.head(SESSION)
-    child = registry.create(fork(seeds=read_seeds(["go on alone"])))
-    assert said(sessions, CHILD) == ["said 1", "said 2", "go on alone"]
-    assert (child.turn_index, child.head_revision) == (2, 1)
-    assert sessions.head(SESSION) == parent
-    run_turn(scene, 3, CHILD)
-    run_turn(scene, 4)
-    assert said(sessions, CHILD) == ["said 1", "said 2", "go on alone", "said 3"]
-    assert said(sessions, SESSION) == ["said 1", "said 2", "said 4"]
-    assert last_index(scene, SESSION) == 3
-    assert last_index(scene, CHILD) == 3
-
-
-@pytest.mark.shows("S12")
-def test_a_fork_during_its_parents_turn_sees_what_is_committed(
-    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
-) -> None:
-    run_turn(scene, 1)
-    scene.send()
-    turn = scene.open()
-    registry.create(fork())
-    assert said(sessions, CHILD) == ["said 1"]
-    scene.committed(turn, nodes=(replace(node(2, "said 2"), parent_id=node(1).node_id),), leaf=turn.history[-1].place)
-    assert said(sessions, CHILD) == ["said 1"]
-    assert said(sessions, SESSION) == ["said 1", "said 2"]
-
-
-@pytest.mark.shows("S12")
-def test_a_fork_has_the_attachments_of_its_source_and_none_of_its_usage(
-    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
-) -> None:
-    run_turn(scene, 1, usage=(UsageEntry(ReplayKey("k"), "turn", "m", TokenUsage(5, 1)),))
-    row = {"session_id": SESSION, "ref": "r", "intent_at_ms": 1, "committed_at_ms": 2}
-    with scene.database.transaction() as connection:
-        connection.execute(insert(tables.attachments).values(row))
-    registry.create(fork())
-    assert {**row, "session_id": CHILD} in scene.rows(tables.attachments)
-    assert sessions.usage(CHILD) == []
-
-
-@pytest.mark.shows("S12")
-def test_a_fork_of_a_session_in_a_later_frame_shows_that_frame_in_its_initial_one(
-    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
-) -> None:
-    run_turn(scene, 1)
-    scene.send()
-    turn = scene.open()
-    seed = node(2, "seed")
-    frame = FrameOpening(frame_id="f2", previous_id=None, reason="plan", assignment="{}", nodes=(seed,))
-    scene.committed(turn, leaf=turn.history[-1].place, frame=frame)
-    run_turn(scene, 3)
-    registry.create(fork())
-    assert said(sessions, CHILD) == ["seed", "said 3"]
-    assert {row["frame_id"] for row in scene.rows(tables.nodes) if row["session_id"] == CHILD} == {None}
-    scene.send(session_id=CHILD)
-    assert scene.open(session_id=CHILD).frame_id is None
-
-
-@pytest.mark.shows("S12")
-def test_a_fork_of_a_session_with_branches_shows_the_active_one(
-    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
-) -> None:
-    for number in (1, 2):
-        run_turn(scene, number)
-    scene.send()
-    turn = scene.open()
-    scene.committed(turn, path=PathChange(turn.history[0].place))
-    run_turn(scene, 4)
-    registry.create(fork())
-    assert said(sessions, SESSION) == said(sessions, CHILD) == ["said 1", "said 4"]
+# ---------------------------------------------------------------- children and how sessions are shown
 
 
 @pytest.mark.shows("S15")
@@ -333,6 +294,39 @@ def test_beginning_anew_against_another_commit_is_a_conflict(scene: Scene, regis
 
 
 @pytest.mark.shows("S9")
+def test_beginning_anew_waits_for_a_commit_that_is_under_way_and_is_a_conflict_then(
+    scene: Scene, registry: SqlSessionRegistry, database_url: str, beside: ThreadPoolExecutor
+) -> None:
+    run_turn(scene, 1)
+    with committing_elsewhere(scene, database_url) as connection:
+        beginning = start_and_wait(scene.database, beside, lambda: registry.begin_anew(new(SESSION), 1))
+        connection.execute(update(tables.sessions).values(head_revision=2))
+    with pytest.raises(HeadRevisionConflict) as conflict:
+        beginning.result(30)
+    assert conflict.value.actual == 2
+
+
+@pytest.mark.shows("S8")
+def test_a_session_with_a_branch_a_frame_and_states_begins_anew_without_them(
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
+) -> None:
+    revision = live_through_everything(scene)
+    registry.begin_anew(new(SESSION), revision)
+    [row] = scene.rows(tables.sessions)
+    assert not row["branched"]  # its path is a range again
+    assert sessions.states(SESSION) == []
+    assert SqlGraphStore(scene.database).graph(SESSION).nodes == ()
+    [frame] = SqlFrameStore(scene.database).frames(SESSION)
+    assert (frame.frame_id, frame.status) == (initial_frame_id(SESSION), FrameStatus.ACTIVE)
+    scene.send()
+    turn = scene.open(known_revision=revision)
+    assert (turn.frame_id, turn.whole, turn.history) == (None, True, ())
+    scene.committed(turn, nodes=(node(9, "said 9"),))
+    run_turn(scene, 10)
+    assert said(sessions, SESSION) == ["said 9", "said 10"]
+
+
+@pytest.mark.shows("S9")
 def test_beginning_anew_during_a_turn_is_refused(scene: Scene, registry: SqlSessionRegistry) -> None:
     run_turn(scene, 1)
     scene.send()
@@ -366,6 +360,18 @@ def test_deleting_removes_all_and_a_session_that_comes_to_be_again_goes_on_count
     run_turn(scene, 2)
     assert last_index(scene, SESSION) == 2
     assert said(sessions, SESSION) == ["said 2"]
+
+
+@pytest.mark.shows("S17")
+def test_deleting_a_session_with_a_branch_a_frame_and_states_leaves_none_of_them(
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
+) -> None:
+    live_through_everything(scene)
+    before = {name for name, rows in scene.everything().items() if rows}
+    assert before >= {"lash_frames", "lash_states"}
+    sessions.delete(SESSION)
+    kept = {name for name, rows in scene.everything().items() if rows}
+    assert kept <= {"lash_sessions", "lash_fences", "lash_agents", "lash_workers", "lash_blobs"}
 
 
 @pytest.mark.shows("S17", "S18")
@@ -413,21 +419,6 @@ def test_a_session_is_not_deleted_while_its_turn_runs_if_so_wished(
     assert sessions.delete(SESSION, only_if_idle=True)
     with pytest.raises(SessionDeleted):
         SqlInputQueue(scene.database).enqueue(draft())
-
-
-def test_a_purge_takes_the_bytes_that_only_the_session_had(
-    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore
-) -> None:
-    queue = SqlInputQueue(scene.database)
-    own, shared = (Blob(blob_ref(content), content) for content in (b"own", b"shared"))
-    queue.enqueue(draft(SESSION, blobs=(own, shared)))
-    queue.enqueue(draft(OTHER, blobs=(shared,)))
-    scene.clock.advance(1)
-    sessions.delete(SESSION, purge=True)
-    assert {row["ref"] for row in scene.rows(tables.blobs)} == {shared.ref}
-    scene.clock.advance(1)
-    sessions.delete(OTHER)
-    assert {row["ref"] for row in scene.rows(tables.blobs)} == {shared.ref}
 
 
 # ---------------------------------------------------------------- no session is another
