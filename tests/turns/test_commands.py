@@ -8,10 +8,10 @@ import pytest
 
 from lash_tasks import SwitchFrame, tool
 from lash_tasks.domain.frames import FrameStatus, initial_frame_id
-from lash_tasks.domain.ids import BatchId
+from lash_tasks.domain.ids import BatchId, fence_scope
 from lash_tasks.domain.messages import TextPart, text_of
 from lash_tasks.domain.queue import BatchState
-from lash_tasks.domain.turns import MAX_ATTEMPTS, Finished, outcome_kind
+from lash_tasks.domain.turns import MAX_ATTEMPTS, AssembledTurn, Finished, outcome_kind
 from lash_tasks.domain.wakes import QueuedWake
 from lash_tasks.errors import (
     BlankCommandKey,
@@ -28,6 +28,7 @@ from lash_tasks.ports import Interrupt, ModelCall
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import RunVerdict
+from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.sql import tables
 from tests.turns.models import Model, calls, says, script
 from tests.turns.stage import AGENT, SESSION, DieAt, Stage, agent
@@ -227,9 +228,11 @@ def test_a_reset_lets_plugins_forget(stage: Stage) -> None:
 
 @pytest.mark.shows("S10")
 def test_a_provider_that_is_not_there_is_an_issue_of_the_turn_and_the_session_goes_on(stage: Stage) -> None:
+    stage.shared, stage.model = open_memory_stores(), Model()
     order(stage, "configure_session", "k1", spec={"model": "nowhere:gpt"})
     turn = stage.answer("hello")
-    assert not turn.ok
+    assert (turn.ok, stage.model.requests) == (False, [])
+    assert stage.shared.leases.held([fence_scope(SESSION)]) == frozenset()
     assert [issue.kind.value for issue in turn.errors] == ["llm_provider"]
     order(stage, "configure_session", "k2", spec={"model": None})
     stage.run_all()
@@ -356,6 +359,39 @@ def test_appending_below_an_ancestor_off_the_path_is_stale_and_writes_nothing(st
     assert appended["leaf_node_id"] == appended["node_ids"][-1]
     assert (stale["status"], stale["current_leaf_node_id"]) == ("stale_branch", appended["leaf_node_id"])
     assert shown(stage) == ["one", "You said: one", "told elsewhere", "noted"]
+
+
+@pytest.mark.shows("G8")
+def test_a_node_of_a_branch_that_was_left_is_no_ancestor_on_the_path(stage: Stage) -> None:
+    for text in ("one", "two"):
+        stage.answer(text)
+    order(stage, "branch_to_node", "k1", node_id="m1.1")
+    order(stage, "append_session_nodes", "k2", nodes=["noted"], requires_ancestor_node_id="m2.0")
+    stage.run_all()
+    stale = outputs(stage)[-1]
+    assert (stale["status"], stale["current_leaf_node_id"]) == ("stale_branch", "m1.1")
+    assert [text_of(message) for message in stage.messages()] == ["one", "You said: one"]
+
+
+@pytest.mark.shows("P16")
+def test_a_plugin_appends_by_a_command_once_the_turn_is_committed(stage: Stage) -> None:
+    class Notes(Plugin):
+        """Notes each answer behind it."""
+
+        id = "notes"
+
+        def turn_persisted(self, ctx: HookContext, turn: AssembledTurn) -> None:
+            order(stage, "append_session_nodes", f"note-{turn.turn_id}", nodes=[f"noted: {turn.text}"])
+
+    stage.agents = [agent(plugins=[Notes()])]
+    turn = stage.answer("hello")
+    assert (turn.output or {})["status"] == "appended"
+    assert [text_of(message) for message in stage.messages()] == [
+        "hello",
+        "You said: hello",
+        "noted: You said: hello",
+    ]
+    assert [turn.text for turn in stage.results()] == ["You said: hello", ""]
 
 
 # ---------------------------------------------------------------- when things go wrong
