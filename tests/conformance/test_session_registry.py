@@ -171,17 +171,28 @@ def test_an_id_that_was_only_sent_to_exists(scene: Scene, registry: SqlSessionRe
 
 @pytest.mark.shows("S14")
 def test_of_many_that_create_one_session_one_wins(
-    scene: Scene, registry: SqlSessionRegistry, beside: ThreadPoolExecutor
+    scene: Scene, registry: SqlSessionRegistry, sessions: SqlSessionStore, beside: ThreadPoolExecutor
 ) -> None:
     def create(number: int) -> bool:
         try:
-            registry.create(new(name=f"by {number}"))
+            registry.create(new(name=f"by {number}", seeds=read_seeds([f"for {number}"])))
         except SessionAlreadyExists:
             return False
         return True
 
-    assert list(beside.map(create, range(8))).count(True) == 1
-    assert scene.count(tables.sessions) == 1
+    before = scene.everything()
+    won = list(beside.map(create, range(8)))
+    assert won.count(True) == 1
+    head = sessions.head(CHILD)
+    assert head is not None
+    assert (head.name, head.head_revision) == (f"by {won.index(True)}", 1)
+    assert said(sessions, CHILD) == [f"for {won.index(True)}"]
+    added = {name: len(rows) - len(before[name]) for name, rows in scene.everything().items()}
+    assert {name: count for name, count in added.items() if count} == {
+        "lash_fences": 1,
+        "lash_nodes": 1,
+        "lash_sessions": 1,
+    }
 
 
 def test_a_parent_or_source_that_is_not_there_is_refused(
