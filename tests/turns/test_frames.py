@@ -11,9 +11,12 @@ import pytest
 from sqlalchemy import text as sql
 
 from lash_tasks import EnqueueMessages, HookContext, Plugin, PluginMessage, SwitchFrame, tool
+from lash_tasks.clock import SystemClock
 from lash_tasks.domain.codec import canonical
+from lash_tasks.domain.founding import NewSession
 from lash_tasks.domain.frames import MAX_FRAME_SWITCHES, FrameRecord, FrameStatus, initial_frame_id
 from lash_tasks.domain.hooks import TurnSummary
+from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.queue import BatchState, CancelVerdict
 from lash_tasks.domain.sessions import transcript
@@ -23,7 +26,7 @@ from lash_tasks.plugins.plugin import Directives
 from lash_tasks.providers.scripted import RULES, last_user_text
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.ingress import CancelAnswer, CommandRequest
-from lash_tasks.runtime.session_runner import RunVerdict
+from lash_tasks.runtime.session_runner import STAY_SECONDS, RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.protocols import CommitRefused, Committed, TurnCommit
 from lash_tasks.stores.sql import session_changes, tables
@@ -256,7 +259,44 @@ def test_a_new_frame_inherits_what_the_turns_of_the_one_before_were_given(stage:
     assert frames(stage)[-1].assignment == {"agent": "support", "usage_source": "planner"}
 
 
+@pytest.mark.shows("F2")
+def test_the_label_of_a_childs_usage_goes_along_into_its_frames(stage: Stage) -> None:
+    with stage.reading() as stores:
+        stores.registry.create(NewSession(session_id=SessionId("parent")))
+        stores.registry.create(NewSession(session_id=SESSION, parent_id=SessionId("parent"), usage_source="planner"))
+    switches(stage, task="book it", frame="plan")
+    stage.answer("go")
+
+    assert [frame.assignment for frame in frames(stage)] == [{"agent": "support", "usage_source": "planner"}] * 2
+
+
 # ---------------------------------------------------------------- the run
+
+
+class Leaping(SystemClock):
+    """The machine's clock, as much later as it is put ahead."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+@pytest.mark.shows("F4")
+def test_a_run_that_takes_long_stays_under_its_lease(stage: Stage) -> None:
+    """Longer than a doorbell may keep its thread with one session."""
+    stage.clock = clock = Leaping()
+    passed = DieAt()
+
+    def reached(point: CrashPoint) -> None:
+        passed(point)
+        if point is CrashPoint.AFTER_COMMIT:
+            clock.ahead += 2 * STAY_SECONDS
+
+    switches(stage, task="book it")
+    stage.send("go")
+    assert stage.run(reached) is RunVerdict.COMMITTED
+    assert (passed.passed[CrashPoint.AFTER_LEASE], passed.passed[CrashPoint.AFTER_COMMIT]) == (1, 2)
 
 
 @pytest.mark.shows("F4")
