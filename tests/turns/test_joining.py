@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lash_tasks import tool
+from lash_tasks.domain.activity import ActivityType
 from lash_tasks.domain.codec import encode
 from lash_tasks.domain.ids import blob_ref
 from lash_tasks.domain.inputs import Blob, QueuedInput
@@ -22,7 +23,7 @@ from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.stores.bundle import Stores
 from lash_tasks.stores.protocols import CheckpointRefused, CheckpointRequest, CheckpointTaken
 from lash_tasks.wiring import WorkerParts
-from tests.turns.doubles import TurnsBetween
+from tests.turns.doubles import LiveRecorder, TurnsBetween
 from tests.turns.models import Model, call_number, calls, says, script
 from tests.turns.stage import AGENT, SESSION, SimulatedDeath, Stage, agent
 
@@ -165,6 +166,17 @@ def test_input_of_the_same_context_joins(stage: Stage) -> None:
     acted(stage, in_call=1, does=lambda: stage.inject("and", context={"user": 1}))
     stage.answer("wait", context={"user": 1})
     assert_joined(stage, "wait", "waited", "and", "added")
+
+
+@pytest.mark.shows("P8")
+def test_input_that_is_taken_before_the_end_of_a_turn_is_announced(stage: Stage) -> None:
+    live = LiveRecorder()
+    acted(stage, in_call=1, does=lambda: stage.send("and", when="steer", idempotency_key="msg-2"))
+    stage.send("wait")
+    stage.run_all(wrap=lambda stores: replace(stores, live=live))
+    accepted = [event.data for event in live.events if event.type is ActivityType.QUEUED_INPUT_ACCEPTED]
+    taken = [(one["checkpoint"], [taken["id"] for taken in one["inputs"]]) for one in accepted]
+    assert taken == [("before_completion", ["msg-2"])]
 
 
 # ---------------------------------------------------------------- where it does not
