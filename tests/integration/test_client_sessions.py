@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from lash_tasks import Agent, tool
+from lash_tasks.domain.codec import canonical, parse
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import (
+    HeadRevisionConflict,
     InvalidInput,
     NotFound,
     SessionAlreadyExists,
@@ -122,6 +124,46 @@ def test_a_session_that_begins_anew_has_only_what_is_new(service: Service) -> No
     assert said(service, "s1")[0] == "new"
     assert "old" not in said(service, "s1")
     assert service.client.create_session("s2", fresh=True).revision == 0
+
+
+@pytest.mark.shows("S9")
+def test_a_session_begins_anew_from_the_revision_that_its_user_knows_or_not_at_all(service: Service) -> None:
+    client = service.client
+    ask(service, "s1", "one")
+    known = client.session("s1").revision
+    ask(service, "s1", "two")
+    with pytest.raises(HeadRevisionConflict):
+        client.create_session("s1", fresh=True, expected_revision=known)
+    assert len(said(service, "s1")) == 4
+    client.create_session("s1", fresh=True, expected_revision=client.session("s1").revision)
+    assert said(service, "s1") == []
+
+
+@pytest.mark.shows("S12")
+def test_a_copy_of_another_session_has_all_of_it_and_is_a_child_of_nobody_unless_it_is_said_so(
+    service: Service,
+) -> None:
+    client = service.client
+    ask(service, "src", "hello")
+    ask(service, "parent", "something else")
+    copied = [*said(service, "src"), "go on"]
+    alone = client.create_session(start="existing_session", source="src", initial_messages=["go on"])
+    assert (said(service, alone.session_id), alone.relation) == (copied, {"kind": "root"})
+    child = client.create_session(start="existing_session", source="src", parent="parent", initial_messages=["go on"])
+    assert (said(service, child.session_id), child.parent_id) == (copied, "parent")
+
+
+@pytest.mark.shows("C1")
+def test_a_session_is_shown_as_it_rests(service: Service) -> None:
+    client = service.client
+    client.create_session("s1", agent="support", spec={"tools": ["look"]})
+    ask(service, "s1", "hello")
+    data = client.snapshot("s1").as_json()
+    assert parse(canonical(data)) == data
+    assert (data["session_id"], data["turn_index"], data["policy"]["tools"]) == ("s1", 1, ["look"])
+    assert [node["node_id"] for node in data["session_graph"]["nodes"]] == ["m1.0", "m1.1"]
+    with pytest.raises(NotFound):
+        client.snapshot("nobody")
 
 
 @pytest.mark.shows("S12", "S15")
