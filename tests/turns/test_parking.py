@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 
 from lash_tasks import HookContext, Plugin, SwitchFrame, tool
-from lash_tasks.domain.codec import JsonValue, canonical
+from lash_tasks.domain.codec import JsonValue, canonical, parse
 from lash_tasks.domain.ids import LeaseToken, fence_scope
 from lash_tasks.domain.messages import ToolResultPart
+from lash_tasks.domain.policies import NOTHING_SAID_OVER, policy_of
 from lash_tasks.domain.usage import TokenUsage
 from lash_tasks.errors import CommitConflict, ConfigurationError
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
+from lash_tasks.observation.snapshots import SnapshotSources, take_snapshot
 from lash_tasks.providers.scripted import RULES, last_user_text
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
@@ -115,14 +117,33 @@ def test_another_worker_goes_on_with_the_same_transcript_usage_and_state(stage: 
     for text in ("hello", "look"):
         stage.answer(text)
     known, used = last_request(stage).messages, tokens(stage)
+    tools = last_request(stage).tools
     stage.answer("and now?")  # by a worker that has never seen the session
 
     assert last_request(stage).messages[: len(known)] == known
+    assert last_request(stage).tools == tools
+    assert [tool.name for tool in tools] == ["look", "go_on"]
     assert any(isinstance(part, ToolResultPart) for message in known for part in message.parts)
     assert (used, tokens(stage)) == (330, 440)
     assert counter.found == [None, {"turns": 1}, {"turns": 2}]
     [head] = stage.rows(tables.sessions)
     assert (head["head_revision"], head["turn_index"]) == (3, 3)
+
+
+@pytest.mark.shows("C1")
+def test_a_session_at_rest_is_shown_as_plain_json_with_its_tools_frames_and_states(stage: Stage) -> None:
+    for text in ("look", "go"):
+        stage.answer(text)
+    policy = policy_of(stage.agents[0].snapshot(), NOTHING_SAID_OVER).as_json()
+    with stage.reading() as stores:
+        sources = SnapshotSources(stores.sessions, stores.frames, stores.graph)
+        data = take_snapshot(sources, SESSION, policy).as_json()
+
+    assert parse(canonical(data)) == data
+    assert data["policy"]["tools"] == ["look", "go_on"]
+    assert [frame["status"] for frame in data["agent_frames"]] == ["superseded", "active"]
+    assert [(state["name"], state["generation"]) for state in data["states"]] == [("plugin:counter", 3)]
+    assert len(data["session_graph"]["nodes"]) == len(stage.rows(tables.nodes))
 
 
 @pytest.mark.shows("F3")

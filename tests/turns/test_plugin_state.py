@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lash_tasks import tool
 from lash_tasks.domain.codec import JsonValue
 from lash_tasks.domain.hooks import AbortTurn
 from lash_tasks.domain.plugins import Hook
@@ -39,10 +40,16 @@ def state(stage: Stage) -> dict[str, object]:
 
 @pytest.mark.shows("C2")
 def test_the_state_of_a_plugin_comes_back_with_every_worker(stage: Stage) -> None:
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
     counting = Counting()
-    stage.agents = [agent(plugins=[counting])]
+    stage.agents, stage.model = [agent(look, plugins=[counting])], Model()
     for text in ("one", "two", "three"):
         stage.answer(text)  # each by a worker of its own
+    assert [[spec.name for spec in request.tools] for request in stage.model.requests] == [["look"]] * 3
     assert counting.seen == [None, {"turns": 1}, {"turns": 2}]
     assert state(stage)["generation"] == 3
     with stage.reading() as stores:
