@@ -9,13 +9,16 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
-from lash_tasks import TurnContext, tool
+from lash_tasks import ModelOptions, TurnContext, tool
 from lash_tasks.domain.codec import canonical, to_json
+from lash_tasks.domain.policies import policy_of, stored_spec
+from lash_tasks.errors import InvalidInput
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.stores.sql import tables
 from tests.endpoint import ModelEndpoint, Reply, converse, error_reply, last_user_text
 from tests.turns.doubles import LiveRecorder
 from tests.turns.stage import Death, Stage, agent
+from tests.turns.test_commands import order
 
 KEY = "sk-test-sentinel-key"
 WORDS = "sentinel-words-of-a-user"
@@ -93,6 +96,37 @@ def test_in_turns_that_go_well_and_turns_that_do_not(stage: Stage, logged: pytes
     assert KEY not in shown
     assert CONTEXT not in shown
     assert KEY not in str(stage.results())
+
+
+@pytest.mark.shows("S1")
+def test_in_what_a_session_says_over_its_agent_and_in_the_policy_that_comes_of_it(stage: Stage) -> None:
+    stage.settings = stage.settings.model_copy(update={"openai_api_key": SecretStr(KEY)})
+    stage.agents = [agent(model="openai:small", options=ModelOptions(temperature=0.5))]
+    for field, spec in {
+        "provider": {"provider": {"api_key": KEY}},
+        "options.api_key": {"options": {"api_key": KEY}},
+    }.items():
+        with pytest.raises(InvalidInput) as refused:
+            order(stage, "configure_session", spec=spec)
+        assert refused.value.field == f"arguments.spec.{field}"
+        assert KEY not in str(refused.value)
+    order(stage, "configure_session", spec={"model": "openai:large", "options": {"max_output_tokens": 9}})
+    stage.run_all()
+
+    policy = policy_of(stage.agents[0].snapshot(), stored_spec(stage.rows(tables.sessions)[0]["spec"])).as_json()
+    assert (policy["model"], policy["provider_id"]) == ("openai:large", "openai")
+    assert policy["options"] == {"temperature": 0.5, "max_output_tokens": 9}
+    assert policy.keys() == {
+        "agent",
+        "model",
+        "provider_id",
+        "max_turns",
+        "instructions",
+        "options",
+        "tools",
+        "orphaned_tools",
+    }
+    assert set(places(stage, KEY)) == set()
 
 
 def test_words_in_a_row_that_cannot_be_read_are_not_logged(stage: Stage, logged: pytest.LogCaptureFixture) -> None:
