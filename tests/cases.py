@@ -178,6 +178,12 @@ CASES = {
 
 HERE = {
     "S5": "A store serves all sessions: a turn is known in its own, and committing it to another is refused.",
+    "G2": "Nobody gives a message an id of his own yet, so numbered ones are shown on nodes that a test makes.",
+    "G8": "A stale append is a turn that says so and is committed: revision and turn index rise, and no node is added.",
+    "G11": "Nothing writes records between messages yet; the order is shown on nodes that a test makes.",
+    "F2": "There are no protocol options; what is inherited is the assignment, with the label of usage.",
+    "F6": "The most switches of one run are a constant, 32, and no setting.",
+    "C2": "There is no generation of tools: those of a turn follow from its agent and from what the session says.",
     "C3": "A state that a commit does not name stays as it is; nothing is carried along.",
     "L1": "The lease lies in Redis and has no number; the fence in SQL is 1 at the first opening.",
     "L2": "A lease is its token; a worker that renews another's is told that it is foreign.",
@@ -199,6 +205,7 @@ HERE = {
     "P17": "Nothing is stored on the way but the journal, whose rows are tried again.",
     "P18": "Nothing of a turn is in the history before its commit.",
     "U1": "Input includes what is cached and output the reasoning, so the same calls have their totals otherwise.",
+    "U4": "What children have used is read when a report is asked for; no event says it, and no turn carries it.",
     "E2": "What a commit is refused for is a value, not an error: docs/adr/0021-what-a-failed-commit-is-called.md.",
 }
 """What stands for a case whose words fit something that is not built here: leases in SQL, claims with a time."""
