@@ -50,7 +50,7 @@ from lash_tasks.runtime.worker import Engagement, Worker
 
 @dataclass(slots=True)
 class Drive:
-    """One opening of one turn. `run` may be called again after `resume_at_checkpoint`."""
+    """One opening of one turn: `run` once, then `resume_at_checkpoint` as often as input keeps it from committing."""
 
     services: RuntimeServices
     worker: Worker
@@ -113,16 +113,13 @@ class Drive:
             return _mismatch(effect.envelope, recorded) or _replayed(effect, recorded)
         if isinstance(effect, TakeCheckpoint):
             return self._checkpoint(effect)
-        # An answer that is there is judged whatever else is wanted of the turn: it may be its end (effects §17, W-33).
-        judges = isinstance(effect, CheckOutput) and self.performer.can_judge
-        halted = self._exhausted() if judges else self._must_halt(timely=not _is_at_the_end(effect))
-        if halted is not None:
+        if (halted := self._may_not_perform(effect)) is not None:
             return halted
         self.services.reached(CrashPoint.BEFORE_EFFECT)
         try:
             return self._perform(effect)
         except Interrupted as interrupted:
-            return _cancelled(interrupted)
+            return _halt_or_raise(interrupted)
 
     def _perform(self, effect: RenderInstructions | CallModel | CheckOutput | RunHooks) -> Reply:
         match effect:
@@ -205,7 +202,14 @@ class Drive:
                 faults.append(result)
         if not faults:
             return None
-        return _cancelled(next((fault for fault in faults if not isinstance(fault, Interrupted)), faults[0]))
+        return _halt_or_raise(next((fault for fault in faults if not isinstance(fault, Interrupted)), faults[0]))
+
+    def _may_not_perform(self, effect: Effect) -> TurnHalted | None:
+        """Why this is not performed, if so. An answer that is there is judged, and shown to plugins, whatever else is
+        wanted of the turn: it may be its end."""
+        if isinstance(effect, CheckOutput) and self.performer.can_judge:
+            return self._exhausted()
+        return self._must_halt(timely=not _is_at_the_end(effect))
 
     def _must_halt(self, *, timely: bool = True) -> TurnHalted | None:
         """Why nothing new may be performed, if so; where it need not be `timely`, the turn's time does not count.
@@ -285,7 +289,7 @@ def _halted(code: ErrorCode, message: str) -> TurnHalted:
     return TurnHalted(StopKind.RUNTIME_ERROR, TurnIssue(IssueKind.RUNTIME, code.value, message))
 
 
-def _cancelled(fault: BaseException) -> TurnHalted:
+def _halt_or_raise(fault: BaseException) -> TurnHalted:
     """A cancel ends the turn; every other fault leaves the drive."""
     if isinstance(fault, Interrupted) and fault.reason is InterruptReason.CANCELLED:
         return TurnHalted(StopKind.CANCELLED)

@@ -19,7 +19,7 @@ from lash_tasks.ports import Interrupted, InterruptReason
 from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.runtime.repertoire import Repertoire
 from lash_tasks.runtime.services import RuntimeServices
-from lash_tasks.runtime.turn_pipeline import TurnPipeline
+from lash_tasks.runtime.turn_pipeline import Landed, TurnPipeline
 from lash_tasks.runtime.warm_sessions import COLD, WarmSession, WarmSessions
 from lash_tasks.runtime.worker import Engagement, Worker
 from lash_tasks.stores.protocols import (
@@ -54,10 +54,26 @@ class RunVerdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Visit:
-    """One hold of a session's lease: how its last turn went, and how the lease was let go."""
+class _Opening:
+    """How one opening of the session went."""
 
     verdict: RunVerdict
+    landed: Landed | None = None
+    """The turn that was committed."""
+    held: bool = False
+    """What is to be done is for workers with other code."""
+
+    @property
+    def more(self) -> bool:
+        return self.landed is not None and self.landed.more
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """One hold of a session's lease: how it went, how its last opening did, and how the lease was let go."""
+
+    verdict: RunVerdict
+    last: _Opening
     engagement: Engagement
     released: Released | None
 
@@ -65,7 +81,7 @@ class _Visit:
         """Whether there may be work that nobody else is rung for."""
         if self.released is None:
             return False
-        left = self.engagement.more or self.verdict is RunVerdict.YIELDED
+        left = self.last.more or self.verdict is RunVerdict.YIELDED
         return left or self.engagement.knocked or self.released is not Released.QUIET
 
 
@@ -98,48 +114,56 @@ class SessionRunner:
             if engagement is None:
                 return RunVerdict.BUSY
             engagement.afterwards = afterwards
-            try:
-                acquired = services.leases.acquire(engagement.scope, engagement.token, services.lease_ttl_ms)
-            except LeaseStoreUnavailable:
-                log.warning("no turn starts without leases", extra={"session_id": session_id})
-                return RunVerdict.NO_LEASES
-            if acquired:
-                services.reached(CrashPoint.AFTER_LEASE)
-                visit = self._visit(engagement)
-        if not acquired:
-            if engagement.knocked:  # by one who left no mark on the lease, for our sake; its holder may be gone by now
-                services.doorbell.ring_session(session_id)
-            return RunVerdict.BUSY
-        services.reached(CrashPoint.AFTER_RELEASE)
-        if visit.leaves_something():
-            self._look_again(session_id, held=visit.engagement.held)
-        return visit.verdict
+            visit = self._visit(engagement)
+        if isinstance(visit, _Visit):
+            services.reached(CrashPoint.AFTER_RELEASE)
+            if visit.leaves_something():
+                self._look_again(session_id, held=visit.last.held)
+            return visit.verdict
+        if visit is RunVerdict.BUSY and engagement.knocked:
+            # By one who left no mark on the lease, for our sake; its holder may be gone by now.
+            services.doorbell.ring_session(session_id)
+        return visit
 
-    def _visit(self, engagement: Engagement) -> _Visit:
-        """Turn after turn while there is more to do, then let go of the lease."""
+    def _visit(self, engagement: Engagement) -> _Visit | RunVerdict:
+        """Take the lease and do what there is to do, then let go of it; a verdict if it cannot be had."""
+        services = self._services
+        try:
+            acquired = services.leases.acquire(engagement.scope, engagement.token, services.lease_ttl_ms)
+        except LeaseStoreUnavailable:
+            log.warning("no turn starts without leases", extra={"session_id": engagement.session_id})
+            return RunVerdict.NO_LEASES
+        if not acquired:
+            return RunVerdict.BUSY
+        services.reached(CrashPoint.AFTER_LEASE)
+        return self._turn_after_turn(engagement)
+
+    def _turn_after_turn(self, engagement: Engagement) -> _Visit:
         until = self._services.clock.monotonic() + STAY_SECONDS
         try:
-            verdict = self._open_and_run(engagement)
-            while self._stays(engagement, until):
+            last = self._open_and_run(engagement)
+            verdict = last.verdict
+            while self._stays(last, until):
                 following = self._worker.next_turn(engagement)
                 if following is None:
                     break
                 engagement = following
-                if (then := self._open_and_run(engagement)) is not RunVerdict.NOTHING:
-                    verdict = then
+                last = self._open_and_run(engagement)
+                verdict = verdict if last.verdict is RunVerdict.NOTHING else last.verdict
         except Exception:
             self._release(engagement)
             raise
-        return _Visit(verdict, engagement, self._release(engagement))
+        return _Visit(verdict, last, engagement, self._release(engagement))
 
-    def _stays(self, engagement: Engagement, until: float) -> bool:
+    def _stays(self, last: _Opening, until: float) -> bool:
         """Whether the next turn is run under this lease: those of one run all are."""
-        in_time = engagement.goes_on or self._services.clock.monotonic() < until
-        return engagement.more and in_time and not (engagement.observed or self._worker.draining)
+        if last.landed is None or last.landed.observed or self._worker.draining:
+            return False
+        return last.landed.more and (last.landed.goes_on or self._services.clock.monotonic() < until)
 
     # ------------------------------------------------------------ one turn
 
-    def _open_and_run(self, engagement: Engagement) -> RunVerdict:
+    def _open_and_run(self, engagement: Engagement) -> _Opening:
         session_id = engagement.session_id
         known = self._warm.take(session_id)
         opened = self._open(session_id, known)
@@ -149,8 +173,8 @@ class SessionRunner:
             opened = self._open(session_id, known)
         if isinstance(opened, NotOpened):
             self._warm.keep(session_id, known)
-            engagement.held = opened is NotOpened.HELD
-            return RunVerdict.BUSY if opened is NotOpened.HOLDER_LIVES else RunVerdict.NOTHING
+            verdict = RunVerdict.BUSY if opened is NotOpened.HOLDER_LIVES else RunVerdict.NOTHING
+            return _Opening(verdict, held=opened is NotOpened.HELD)
         engagement.fence = opened.fence
         engagement.turn_id = opened.intent.turn_id  # last: from here on the keeper and the beat count on the fence
         self._services.reached(CrashPoint.AFTER_OPEN)
@@ -158,14 +182,14 @@ class SessionRunner:
         log.info("turn resumed" if opened.resumed else "turn started", extra=extra)
         try:
             landed = self._pipeline.run(opened, self._before(opened, known), engagement)
-            return RunVerdict.COMMITTED if landed else RunVerdict.FENCED
+            return _Opening(RunVerdict.FENCED if landed is None else RunVerdict.COMMITTED, landed)
         except Interrupted as interrupted:
             if interrupted.reason is InterruptReason.LOST:
                 log.warning("turn left to another worker", extra=extra)
-                return RunVerdict.FENCED
+                return _Opening(RunVerdict.FENCED)
             self._give_up(opened, crashed=False)
             log.info("turn given up for another worker", extra=extra)
-            return RunVerdict.YIELDED
+            return _Opening(RunVerdict.YIELDED)
         except StoreUnavailable:
             self._give_up(opened, crashed=False)
             raise
@@ -176,8 +200,7 @@ class SessionRunner:
                 log.exception("turn failed and is given up", extra=extra)
                 raise
             log.warning("turn left to a worker of a later release", extra={**extra, "problem": str(error)})
-            engagement.held = True
-            return RunVerdict.NOTHING
+            return _Opening(RunVerdict.NOTHING, held=True)
 
     def _open(self, session_id: SessionId, known: WarmSession) -> OpenedTurn | NotOpened:
         """Open the session; what a turn held back is pinned to is looked at when it is new to this worker."""

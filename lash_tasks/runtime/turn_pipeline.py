@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot
@@ -52,6 +53,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Landed:
+    """A turn is committed, and what that leaves to do in its session."""
+
+    more: bool
+    """Further input is ready."""
+    goes_on: bool
+    """The turn has switched frames: the next one belongs to the same run."""
+    observed: bool = False
+    """Plugins wait to see the turn: the session is let go first."""
+
+
+@dataclass(frozen=True, slots=True)
 class _At:
     """What every step of one opening of one turn works with."""
 
@@ -76,8 +89,8 @@ class TurnPipeline:
         self._compaction = Compaction(services, self._writer)
         self._commander = Commander(services, self._compaction)
 
-    def run(self, opened: OpenedTurn, before: WarmSession, engagement: Engagement) -> bool:
-        """Run the turn to its commit; False if another worker has it by then. Raises what goes wrong, and Interrupted.
+    def run(self, opened: OpenedTurn, before: WarmSession, engagement: Engagement) -> Landed | None:
+        """Run the turn to its commit; None if another worker has it by then. Raises what goes wrong, and Interrupted.
 
         What cannot be run or read at the end of its attempts is buried without content. What a later release has
         written is raised as UnsupportedRecordSchemaVersion however often, unless somebody wants the turn to end.
@@ -113,7 +126,7 @@ class TurnPipeline:
 
     # ------------------------------------------------------------ commands
 
-    def _apply_command(self, at: _At) -> bool:
+    def _apply_command(self, at: _At) -> Landed | None:
         intent = at.opened.intent
         agent = self._snapshot(intent.agent, intent.agent_ref)
         commanded = self._commander.run(at.opened, agent, at.before, at.engagement, at.live)
@@ -123,11 +136,11 @@ class TurnPipeline:
 
     # ------------------------------------------------------------ input
 
-    def _drive_and_commit(self, at: _At) -> bool:
+    def _drive_and_commit(self, at: _At) -> Landed | None:
         turn, drive = self._drive(at)
-        while (landed := self._persist(at, turn, drive)) is None:
+        while (ended := self._persist(at, turn, drive)) is CommitRefused.JOINABLE:
             turn = drive.resume_at_checkpoint(turn)
-        return landed
+        return ended
 
     def _drive(self, at: _At) -> tuple[Turn, Drive]:
         services, opened, intent = self._services, at.opened, at.opened.intent
@@ -142,8 +155,8 @@ class TurnPipeline:
             turn, effect = advance(turn, TurnHalted(StopKind.INVALID_INPUT, problem))
         return drive.run(turn, effect), drive
 
-    def _persist(self, at: _At, turn: Turn, drive: Drive) -> bool | None:
-        """Commit the finished turn; None if an input has arrived that it takes in first."""
+    def _persist(self, at: _At, turn: Turn, drive: Drive) -> Landed | Literal[CommitRefused.JOINABLE] | None:
+        """Commit the finished turn, unless an input has arrived that it takes in first."""
         phases = drive.performer.phases
         with ExitStack() as persisting:
             persisting.enter_context(phases.during(RuntimeTurnPhase.PERSIST_TURN))
@@ -160,17 +173,17 @@ class TurnPipeline:
                 )
                 verdict = self._commit(at, commit)
             if verdict is CommitRefused.JOINABLE:
-                return None
+                return verdict
             if isinstance(verdict, Committed):
                 self._warm.keep(at.opened.intent.session_id, at.before.after(result, onward, verdict.revision))
                 if self._compaction.follow(at.opened.intent, result):
                     verdict = replace(verdict, more=True)
             landed = self._announce(at, verdict, result)
-            if landed:
+            if landed is not None:
                 persisting.callback(self._observe, drive, turn, result)
                 if turn.agent.with_hook(Hook.TURN_PERSISTED):
-                    at.engagement.observed = True
                     at.engagement.afterwards.push(persisting.pop_all())
+                    return replace(landed, observed=True)
             return landed
 
     def _continuation(self, at: _At, result: TurnResult, drive: Drive) -> Continuation | None:
@@ -190,23 +203,22 @@ class TurnPipeline:
         at.engagement.doing = Doing.COMMIT
         return patiently(lambda: self._services.turns.commit(commit), self._services.clock, at.engagement.interrupt)
 
-    def _announce(self, at: _At, verdict: Committed | CommitRefused, result: TurnResult) -> bool:
+    def _announce(self, at: _At, verdict: Committed | CommitRefused, result: TurnResult) -> Landed | None:
         turn = result.turn
         extra = {"session_id": turn.session_id, "turn_id": turn.turn_id}
         if verdict is CommitRefused.FENCED or verdict is CommitRefused.TURN_CONFLICT:
             log.warning("commit fenced", extra=extra)
-            return False
+            return None
         if isinstance(verdict, CommitRefused) and (verdict.unfit or verdict is CommitRefused.JOINABLE):
             raise CommitConflict(turn.session_id, turn.turn_id, verdict.value)
-        at.engagement.more = verdict.more if isinstance(verdict, Committed) else True
-        at.engagement.goes_on = result.switch is not None
         self._services.reached(CrashPoint.AFTER_COMMIT)
         kind = outcome_kind(turn.outcome)
         log.info("turn committed", extra={**extra, "outcome": kind, "attempt": turn.attempt})
         at.live.emit(ActivityType.COMMITTED, outcome=kind, turn_index=turn.turn_index)
         at.live.flush()
         self._services.reached(CrashPoint.AFTER_ANNOUNCE)
-        return True
+        more = verdict.more if isinstance(verdict, Committed) else True
+        return Landed(more, goes_on=result.switch is not None)
 
     def _observe(self, drive: Drive, turn: Turn, result: TurnResult) -> None:
         with drive.performer.phases.during(RuntimeTurnPhase.POST_PERSIST_HOOKS):

@@ -43,18 +43,10 @@ class Engagement:
     """Monotonic seconds after which the effect in flight counts as stuck."""
     leaving: bool = False
     """The lease is being let go, or is gone: it must not be renewed any more."""
-    more: bool = False
-    """The turn has ended, and further input of its session is ready."""
-    goes_on: bool = False
-    """The turn has switched frames: the next one belongs to the same run."""
-    observed: bool = False
-    """Plugins wait to see the committed turn: the session is let go first."""
     afterwards: ExitStack = field(default_factory=ExitStack)
     """What is done once the session was let go, whatever became of it."""
     knocked: bool = False
     """Another thread of this process wanted the session meanwhile."""
-    held: bool = False
-    """What is to be done in the session is for workers with other code."""
 
     @property
     def scope(self) -> str:
