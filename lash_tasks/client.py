@@ -150,7 +150,7 @@ class Client:
 
         The answer's verdict for an input is `cancelled`, `taken` (by the turn it names) or `ended`; for a turn
         `requested` or `ended`. A turn that is asked to stop commits as cancelled with what is complete. Raises
-        NotFound for an unknown input.
+        NotFound for an unknown input or turn.
         """
         named = {"input_id": input_id, "idempotency_key": idempotency_key, "turn_id": turn_id, "reason": reason}
         given = {name: value for name, value in named.items() if value is not None}

@@ -137,6 +137,7 @@ def open_ingress(
     return Ingress(
         queue=stores.queue,
         turns=stores.turns,
+        sessions=stores.sessions,
         registry=stores.registry,
         doorbell=doorbell,
         live=live or LiveWriter(stores.live),

@@ -135,6 +135,7 @@ class Scene:
         self.ingress = Ingress(
             queue=self.queue,
             turns=self.turns,
+            sessions=self.sessions,
             registry=SqlSessionRegistry(self.database),
             doorbell=self.doorbell,
             live=LiveWriter(self.live),

@@ -26,6 +26,7 @@ sessions = typer.Typer(help="Look at sessions, create, change and delete them.",
 turns = typer.Typer(help="Look at turns, and ask one to stop.", no_args_is_help=True)
 
 Session = Annotated[str, typer.Argument(help="The session's id.")]
+Turn = Annotated[str, typer.Argument(help="The turn's id, or its index.")]
 PAGE = 100
 
 
@@ -86,24 +87,14 @@ def list_turns(
 
         living = LivingCode(client.stores.fleet)
         rows = [_summary(record, living) for record in records]
-        output.rows(rows, ["turn", "status", "committed_at_ms", "text"], empty=f"{session} has no turns")
+        output.rows(rows, ["turn", "turn_id", "status", "committed_at_ms", "text"], empty=f"{session} has no turns")
 
 
 @turns.command("show")
-def show_one_turn(
-    session: Session,
-    turn: Annotated[str, typer.Argument(help="The turn's id, or its index.")],
-    as_json: JsonFlag = False,
-) -> None:
+def show_one_turn(session: Session, turn: Turn, as_json: JsonFlag = False) -> None:
     """Show one turn."""
     with command(as_json) as output, open_client() as client:
-        name = session_id(session)
-        record = client.stores.sessions.turn(name, TurnId(turn))
-        if record is None and turn.isdecimal() and 0 < int(turn) < 2**31:
-            at_index = client.stores.sessions.turns(name, limit=1, after_index=int(turn) - 1)
-            record = next((one for one in at_index if one.turn_index == int(turn)), None)
-        if record is None:
-            raise NotFound("turn", turn)
+        record = _turn(client, session_id(session), turn)
         if record.result is None:
             from lash_tasks.observation.held import LivingCode
 
@@ -113,13 +104,12 @@ def show_one_turn(
 
 
 @turns.command("cancel")
-def cancel_turn(
-    session: Session, turn: Annotated[str, typer.Argument(help="The turn's id.")], as_json: JsonFlag = False
-) -> None:
+def cancel_turn(session: Session, turn: Turn, as_json: JsonFlag = False) -> None:
     """Ask a turn to stop; it commits as cancelled with what is complete."""
     with command(as_json) as output, open_client() as client:
-        verdict = client.cancel(session, turn_id=turn).verdict.value
-        output.document({"session_id": session, "turn_id": turn, "verdict": verdict}, sentence=f"{turn}: {verdict}")
+        turn_id = _turn(client, session_id(session), turn).turn_id
+        verdict = client.cancel(session, turn_id=turn_id).verdict.value
+        output.document({"session_id": session, "turn_id": turn_id, "verdict": verdict}, sentence=f"{turn}: {verdict}")
 
 
 def head_of(client: Client, session: SessionId) -> SessionHead:
@@ -158,6 +148,17 @@ def _policy(client: Client, session: SessionId) -> dict[str, Any]:
     return {"spec": info.spec, "policy": None if info.policy is None else info.policy.as_json(), "children": children}
 
 
+def _turn(client: Client, session: SessionId, named: str) -> TurnRecord:
+    """The turn with this id, else with this index; NotFound."""
+    record = client.stores.sessions.turn(session, TurnId(named))
+    if record is None and named.isdecimal() and 0 < int(named) < 2**31:
+        at_index = client.stores.sessions.turns(session, limit=1, after_index=int(named) - 1)
+        record = next((one for one in at_index if one.turn_index == int(named)), None)
+    if record is None:
+        raise NotFound("turn", named)
+    return record
+
+
 def _turns(client: Client, session: SessionId, after: int, limit: int | None) -> Iterator[TurnRecord]:
     """The turns behind index `after`, read page by page."""
     left = limit
@@ -175,6 +176,7 @@ def _summary(record: TurnRecord, living: LivingCode) -> dict[str, Any]:
     held = living.why_held(record)
     return {
         "turn": record.turn_index,
+        "turn_id": record.turn_id if record.result is None else None,
         "status": record.status.value if held is None else f"held: {held}",
         "committed_at_ms": record.committed_at_ms,
         "text": text if len(text) <= 60 else text[:59] + "…",

@@ -19,7 +19,7 @@ from lash_tasks.ports import Doorbell
 from lash_tasks.runtime.ingress_requests import CancelRequest, SendRequest
 from lash_tasks.runtime.live_writer import LiveWriter
 from lash_tasks.runtime.session_requests import CommandRequest
-from lash_tasks.stores.protocols import InputQueue, SessionRegistry, TurnStore
+from lash_tasks.stores.protocols import InputQueue, SessionRegistry, SessionStore, TurnStore
 
 __all__ = ["CancelAnswer", "CancelRequest", "CommandRequest", "Ingress", "SendRequest"]
 
@@ -29,7 +29,7 @@ class CancelAnswer:
     """What became of a cancel.
 
     An input was `cancelled`, is `taken` by the turn named here, or has `ended` (in the turn named here, if any). A
-    turn is `requested` to stop, or it has `ended` or never was.
+    turn is `requested` to stop, or it has `ended`.
     """
 
     session_id: SessionId
@@ -48,6 +48,7 @@ class Ingress:
 
     queue: InputQueue
     turns: TurnStore
+    sessions: SessionStore
     registry: SessionRegistry
     doorbell: Doorbell
     live: LiveWriter
@@ -118,12 +119,15 @@ class Ingress:
         return enqueued
 
     def cancel(self, request: CancelRequest) -> CancelAnswer:
-        """Cancel an input that no turn has taken, or ask a turn to stop. Idempotent. NotFound for an unknown input."""
+        """Cancel an input that no turn has taken, or ask a turn to stop. Idempotent. NotFound for what never was."""
         session_id = SessionId(request.session_id)
         if request.turn_id is not None:
-            asked = self.turns.request_cancel(session_id, TurnId(request.turn_id), request.reason)
+            turn_id = TurnId(request.turn_id)
+            asked = self.turns.request_cancel(session_id, turn_id, request.reason)
+            if not asked and self.sessions.turn(session_id, turn_id) is None:
+                raise NotFound("turn", turn_id)
             verdict = CancelVerdict.REQUESTED if asked else CancelVerdict.ENDED
-            return CancelAnswer(session_id, verdict, turn_id=TurnId(request.turn_id))
+            return CancelAnswer(session_id, verdict, turn_id=turn_id)
         batch_id = self._batch_id(session_id, request)
         cancellation = self.queue.cancel(session_id, batch_id)
         if cancellation is None:

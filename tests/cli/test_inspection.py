@@ -75,6 +75,29 @@ def test_a_turn_is_shown_by_its_id_or_its_index(scene: Scene, lash_tasks: Comman
     assert lash_tasks("turns", "show", SESSION, "2").stdout == "two\n"
 
 
+def test_a_turn_that_runs_is_listed_with_its_id_and_cancelled_by_its_id_or_its_index(
+    scene: Scene, lash_tasks: Command
+) -> None:
+    """`turns cancel` took an index for an id, and said of a turn that ran that it had ended."""
+    answer(scene, "one")
+    scene.send("go on")
+    turn_id = scene.start().intent.turn_id
+
+    assert turn_id in lash_tasks("turns", "list", "--session", SESSION).stdout
+    for named in ("2", turn_id):
+        assert lash_tasks("turns", "cancel", SESSION, named, "--json").document == {
+            "session_id": SESSION,
+            "turn_id": turn_id,
+            "verdict": "requested",
+        }
+    assert lash_tasks("turns", "cancel", SESSION, "1", "--json").document["verdict"] == "ended"
+
+
+def test_a_turn_that_never_was_cannot_be_cancelled(scene: Scene, lash_tasks: Command) -> None:
+    refused = lash_tasks("turns", "cancel", "nobody", "x", "--json").error
+    assert (refused["code"], refused["message"]) == ("not_found", "there is no turn 'x'")
+
+
 def test_sessions_are_listed_by_id_page_by_page(scene: Scene, lash_tasks: Command) -> None:
     for name in ("c", "a", "b"):
         answer(scene, "hello", session=name)

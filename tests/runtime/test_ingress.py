@@ -507,6 +507,16 @@ def test_cancelling_an_unknown_input_says_so(scene: Scene, named: dict[str, str]
         scene.ingress.cancel(CancelRequest.parse({"session_id": SESSION, **named}))
 
 
+@pytest.mark.parametrize("turn_id", ["1", "unknown"])
+def test_cancelling_an_unknown_turn_says_so(scene: Scene, turn_id: str) -> None:
+    """An index given for an id was answered `ended`, for a turn that ran."""
+    scene.send()
+    scene.open()
+    with pytest.raises(NotFound, match=f"there is no turn '{turn_id}'"):
+        scene.ingress.cancel(CancelRequest.parse({"session_id": SESSION, "turn_id": turn_id}))
+    assert scene.stored()["lash_turn_cancels"] == 0
+
+
 # ---------------------------------------------------------------- replay
 
 
