@@ -234,8 +234,9 @@ class Client:
         `fresh` lets a session that exists begin anew, provided that it is at `expected_revision`, by default the one
         that it has now: nothing that it showed can be reached any more.
 
-        Raises InvalidInput (with the field), SessionAlreadyExists, NotFound and SessionDeleted (of a parent or source);
-        with `fresh` HeadRevisionConflict and SessionBusy. Then nothing was stored.
+        Raises InvalidInput (with the field), UnknownAgent, NoWorkerHasRegistered, PayloadTooLarge,
+        SessionAlreadyExists, NotFound and SessionDeleted (of a parent or source); with `fresh` HeadRevisionConflict and
+        SessionBusy. Then nothing was stored.
         """
         values = {
             "session_id": session_id if session_id is not None else self._parts.registrar.new_session_id(),

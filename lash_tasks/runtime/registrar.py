@@ -12,7 +12,15 @@ from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.messages import Message
 from lash_tasks.domain.policies import SessionPolicy, policy_of
 from lash_tasks.domain.sessions import SessionHead
-from lash_tasks.errors import NotFound, PayloadTooLarge, SessionAlreadyExists, SessionDeleted, SessionMismatch
+from lash_tasks.errors import (
+    NotFound,
+    NoWorkerHasRegistered,
+    PayloadTooLarge,
+    SessionAlreadyExists,
+    SessionDeleted,
+    SessionMismatch,
+    UnknownAgent,
+)
 from lash_tasks.stores.protocols import Fleet, SessionRegistry, SessionStore
 
 
@@ -72,7 +80,8 @@ class Registrar:
     max_payload_bytes: int
 
     def create(self, new: NewSession) -> SessionInfo:
-        """What `SessionRegistry.create` does; PayloadTooLarge for a session that begins with more than an input may."""
+        """What `SessionRegistry.create` does; UnknownAgent, NoWorkerHasRegistered, PayloadTooLarge as for an input."""
+        self._check_agent(new)
         self._check_size(new)
         return self._shown(self.registry.create(new))
 
@@ -84,6 +93,7 @@ class Registrar:
                 return self.create(new)
             except SessionAlreadyExists:
                 head = self._there(new.session_id)
+        self._check_agent(new)
         self._check_size(new)
         revision = head.head_revision if expected_revision is None else expected_revision
         return self._shown(self.registry.begin_anew(new, revision))
@@ -113,6 +123,14 @@ class Registrar:
 
     def _shown(self, head: SessionHead) -> SessionInfo:
         return self.show_all([head])[0]
+
+    def _check_agent(self, new: NewSession) -> None:
+        agent = new.spec.agent
+        if agent is None:
+            return
+        known = tuple(one.name for one in self.fleet.agents())
+        if agent not in known:
+            raise UnknownAgent(agent, known) if known else NoWorkerHasRegistered(agent)
 
     def _check_size(self, new: NewSession) -> None:
         sizes = {
