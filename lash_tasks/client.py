@@ -250,6 +250,7 @@ class Client:
             "spec": spec,
         }
         new = CreateRequest.parse(values, initial_messages)
+        _check_revision(expected_revision, fresh)
         if not fresh:
             return self._parts.registrar.create(new)
         if new.source_id is not None or new.parent_id is not None:
@@ -460,6 +461,15 @@ def _quiet_ms(quiet: float | timedelta | None) -> int | None:
     if not 0.001 <= seconds <= longest:  # false for a NaN as well
         raise InvalidInput("quiet", f"must be from 0.001 to {longest} seconds")
     return round(seconds * 1000)
+
+
+def _check_revision(revision: object, fresh: bool) -> None:
+    if revision is None:
+        return
+    if isinstance(revision, bool) or not isinstance(revision, int) or revision < 0:
+        raise InvalidInput("expected_revision", "must be a whole number of at least 0")
+    if not fresh:
+        raise InvalidInput("expected_revision", "goes with fresh=True only")
 
 
 def _milliseconds(field: str, moment: datetime | None) -> int | None:

@@ -91,6 +91,10 @@ def test_a_created_session_is_returned_with_the_policy_of_its_turns(service: Ser
         ({"initial_messages": [""]}, "initial_messages"),
         ({"spec": {"provider": {"api_key": "k"}}}, "spec.provider"),
         ({"fresh": True, "parent": "p"}, "fresh"),
+        ({"fresh": True, "expected_revision": "x"}, "expected_revision"),
+        ({"fresh": True, "expected_revision": -1}, "expected_revision"),
+        ({"fresh": True, "expected_revision": True}, "expected_revision"),
+        ({"expected_revision": 1}, "expected_revision"),
         ({"session_id": " "}, "session_id"),
     ],
 )
