@@ -134,7 +134,7 @@ class Client:
         batch_id = None if input_id is None else BatchId(check_name("input_id", input_id))
         batch = self._parts.stores.queue.find(session, batch_id=batch_id, source_key=key)
         if batch is None:
-            raise NotFound("input", key or batch_id or "")
+            raise NotFound("input", batch_id) if batch_id else NotFound("input with the idempotency key", key or "")
         return Receipt(session, batch.id, False, self)
 
     def cancel(

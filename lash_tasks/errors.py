@@ -7,7 +7,7 @@
     │   ├── UnknownAgent
     │   └── NoWorkerHasRegistered
     ├── IdempotencyConflict       the key was used before with another input
-    ├── SessionBusy               when="reject" and the session has work
+    ├── SessionBusy               the session has work, and was to have none
     ├── SessionDeleted
     ├── SessionAlreadyExists      sessions are created once
     ├── SessionMismatch           a session is not the child of the one named with it
@@ -51,9 +51,10 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     """The key was used in this session before, with another input. Use a new key for a new input."""
     SESSION_EXECUTION_BUSY = "session_execution_busy"
-    """The input was sent with `when="reject"` and the session has work. Send it later or without."""
+    """The session has unfinished work and was to have none: `when="reject"`, `only_if_idle` or `fresh`. Wait for it, or
+    cancel it."""
     SESSION_DELETED = "session_deleted"
-    """The session was deleted and stays so. Use another session id."""
+    """The session was deleted. Create it again with `client.create_session`, or use another id."""
     SESSION_ALREADY_EXISTS = "session_already_exists"
     """A session is created once. Use another id, or open it afresh with `fresh=True`."""
     SESSION_MISMATCH = "session_mismatch"
@@ -225,19 +226,24 @@ class IdempotencyConflict(LashError):
 
 
 class SessionBusy(LashError):
-    """`when="reject"` and the session has a turn or input ahead of this one."""
+    """The session has a turn, or input ahead of the one that was sent with `when="reject"`, and was to have none."""
 
     code = ErrorCode.SESSION_EXECUTION_BUSY
 
+    def __init__(self, session_id: str, rejected_input: bool = False) -> None:
+        super().__init__(session_id, rejected_input)
+
     def sentence(self) -> str:
-        return f"session {self.args[0]!r} has unfinished work; send again later or with when='queue'"
+        session_id, rejected_input = self.args
+        remedy = "send again later or with when='queue'" if rejected_input else "wait for it, or cancel it"
+        return f"session {session_id!r} has unfinished work; {remedy}"
 
 
 class SessionDeleted(LashError):
     code = ErrorCode.SESSION_DELETED
 
     def sentence(self) -> str:
-        return f"session {self.args[0]!r} was deleted; use another session id"
+        return f"session {self.args[0]!r} was deleted; create it again, or use another id"
 
 
 class SessionAlreadyExists(LashError):

@@ -170,7 +170,7 @@ class Ingress:
             return BatchId(request.input_id)
         batch = self.queue.find(session_id, source_key=request.idempotency_key)
         if batch is None:
-            raise NotFound("input", request.idempotency_key or "")
+            raise NotFound("input with the idempotency key", request.idempotency_key or "")
         return batch.id
 
     def _draft(self, request: SendRequest, source_key: str | None) -> BatchDraft:

@@ -60,6 +60,8 @@ def read_signature(function: Callable[..., object]) -> Signature:
         if problem := _KINDS.get(parameter.kind):
             raise ConfigurationError(f"{label}: {what} {problem}")
         if parameter.annotation is inspect.Parameter.empty:
+            if parameter.name in ("self", "cls"):
+                raise ConfigurationError(f"{label}: a method cannot be a tool; write a function outside of the class")
             raise ConfigurationError(f"{label}: {what} has no annotation; add the type that the model should send")
         annotation = _resolve(label, what, plain, parameter.annotation)
         if annotation is ToolContext:

@@ -178,7 +178,7 @@ class SqlInputQueue:
             if not known:
                 raise _unknown_agent(connection, draft.agent)
             if busy:
-                raise SessionBusy(draft.session_id)
+                raise SessionBusy(draft.session_id, rejected_input=True)
         raise StoreUnavailable("the batch under this idempotency key was being removed; try again")
 
     def _put(

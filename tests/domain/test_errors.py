@@ -20,6 +20,7 @@ SPECIMENS = [
     errors.NoWorkerHasRegistered("sales"),
     errors.IdempotencyConflict("customer-7", "msg-991"),
     errors.SessionBusy("customer-7"),
+    errors.SessionBusy("customer-7", True),
     errors.SessionDeleted("customer-7"),
     errors.SessionAlreadyExists("customer-7"),
     errors.SessionMismatch("customer-7", "customer-8"),
@@ -113,6 +114,9 @@ def test_a_code_is_its_own_spelling(code: ErrorCode) -> None:
         (errors.PayloadTooLarge("text", 2, 1), "text: is 2 bytes and may be at most 1"),
         (errors.UnknownAgent("x", ("a", "b")), "agent: no worker serves 'x'; known agents: a, b"),
         (errors.NotFound("batch", "b1"), "there is no batch 'b1'"),
+        (errors.SessionBusy("s"), "session 's' has unfinished work; wait for it, or cancel it"),
+        (errors.SessionBusy("s", True), "session 's' has unfinished work; send again later or with when='queue'"),
+        (errors.SessionDeleted("s"), "session 's' was deleted; create it again, or use another id"),
         (errors.ResultTimeout("s", 60), "no result in session 's' after 60 s; the work goes on, ask the receipt again"),
         (
             errors.SchemaBehind(None, "0002"),

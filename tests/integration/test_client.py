@@ -312,10 +312,11 @@ def test_the_same_key_with_the_same_input_returns_the_first_receipt_also_after_t
 
 def test_a_receipt_is_found_again_by_key_or_id(service: Service) -> None:
     sent = service.send(idempotency_key="msg-1")
-    for named in ({"idempotency_key": "msg-1"}, {"input_id": sent.input_id}):
+    by_key, by_id = {"idempotency_key": "msg-1"}, {"input_id": sent.input_id}
+    for kind, named in (("input with the idempotency key", by_key), ("input", by_id)):
         found = service.client.receipt(SESSION, **named)
         assert (found.input_id, found.session_id, found.created) == (sent.input_id, SESSION, False)
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match=f"there is no {kind} '"):
             service.client.receipt("another", **named)
 
 

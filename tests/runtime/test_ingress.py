@@ -501,9 +501,15 @@ def test_a_bad_cancel_is_refused_by_field(values: dict[str, Any], sentence: str)
     assert str(refusal.value) == sentence
 
 
-@pytest.mark.parametrize("named", [{"input_id": "unknown"}, {"idempotency_key": "unknown"}])
-def test_cancelling_an_unknown_input_says_so(scene: Scene, named: dict[str, str]) -> None:
-    with pytest.raises(NotFound, match="there is no input 'unknown'"):
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ({"input_id": "unknown"}, "there is no input 'unknown'"),
+        ({"idempotency_key": "unknown"}, "there is no input with the idempotency key 'unknown'"),
+    ],
+)
+def test_cancelling_an_unknown_input_says_so(scene: Scene, named: dict[str, str], sentence: str) -> None:
+    with pytest.raises(NotFound, match=sentence):
         scene.ingress.cancel(CancelRequest.parse({"session_id": SESSION, **named}))
 
 

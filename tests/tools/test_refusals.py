@@ -79,8 +79,8 @@ def test_a_result_without_a_schema_is_refused() -> None:
         tool(start)
 
 
-def test_the_self_of_a_method_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"Service\.look: parameter 'self' has no annotation"):
+def test_a_method_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Service\.look: a method cannot be a tool"):
 
         class Service:
             @tool
