@@ -74,14 +74,15 @@ class Database:
     ) -> Database:
         """The database at `url`; `sqlite://` is one that lives in memory as long as this object.
 
-        `options` reaches `create_engine` and wins over what stands here; its `connect_args` are merged by key. A
-        SQLite file and its directory are created. `schema` is where our tables lie on Postgres: every connection finds
-        them there, and `schema.check` refuses those of another `namespace`. `now_ms` replaces the database's clock,
-        for tests.
+        `options` reaches `create_engine` and wins over what stands here; its `connect_args` are merged by key. What
+        cannot be opened like that is ConfigurationError. A SQLite file and its directory are created. `schema` is where
+        our tables lie on Postgres: every connection finds them there, and `schema.check` refuses those of another
+        `namespace`. `now_ms` replaces the database's clock, for tests.
         """
         parsed = _parsed(url)
         if parsed.get_backend_name() != "sqlite":
-            engine = create_engine(parsed, **_postgres_options(parsed, dict(options or {}), schema))
+            with _refusing(options):
+                engine = create_engine(parsed, **_postgres_options(parsed, dict(options or {}), schema))
             event.listen(engine, "connect", _prepare_postgres)
             engine.update_execution_options(lash_schema=schema, lash_namespace=namespace)
             return cls(engine, now_ms)
@@ -90,12 +91,13 @@ class Database:
             Path(cast(str, parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         defaults: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
         defaults["connect_args"] = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS}
-        engine = create_engine(parsed, **_merged({**defaults, "hide_parameters": True}, dict(options or {})))
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        database = cls(engine, now_ms)
-        with database.reading():  # the switch to WAL must not race between first users
-            return database
+        with _refusing(options):
+            engine = create_engine(parsed, **_merged({**defaults, "hide_parameters": True}, dict(options or {})))
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            database = cls(engine, now_ms)
+            with database.reading():  # the switch to WAL must not race between first users
+                return database
 
     @property
     def schema(self) -> str | None:
@@ -207,6 +209,17 @@ def _parsed(url: str) -> URL:
         ) from None
 
 
+@contextmanager
+def _refusing(options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Say of options that they are to blame: SQLAlchemy and the drivers check few of them before they use them."""
+    try:
+        yield
+    except (ArgumentError, AttributeError, TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise ConfigurationError(f"LASH_DATABASE_OPTIONS: {' '.join(str(error).split())}") from error
+
+
 def _postgres_options(url: URL, options: dict[str, Any], schema: str | None) -> dict[str, Any]:
     """Our defaults beneath what the URL and the options say; server settings of theirs follow ours and so win.
 
@@ -297,25 +310,33 @@ _CONNECTION_PROBLEMS = (
     "no pg_hba.conf entry",
 )
 
+_UNKNOWN_OPTION = re.compile(r'invalid connection option "\w+"')
 _MISSING_DATABASE = re.compile(r'database ".*" does not exist')
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for what the same call may survive later; every other error passes as it is."""
+    """Raise StoreUnavailable for what the same call may survive later, ConfigurationError for what no call will.
+
+    Every other error passes as it is.
+    """
     try:
         yield
     except PoolTimeout as error:
         raise StoreUnavailable("no database connection became free in time; raise pool_size or try again") from error
     except DBAPIError as error:
-        _raise_if_unavailable(error.orig, error)
+        _raise_as_ours(error.orig, error)
         raise
     except (psycopg.Error, sqlite3.Error) as error:
-        _raise_if_unavailable(error, error)
+        _raise_as_ours(error, error)
         raise
 
 
-def _raise_if_unavailable(driver_error: BaseException | None, cause: BaseException) -> None:
+def _raise_as_ours(driver_error: BaseException | None, cause: BaseException) -> None:
+    if getattr(driver_error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        raise ConfigurationError("LASH_DATABASE_URL names a file that is no SQLite database; name another") from cause
+    if isinstance(driver_error, psycopg.ProgrammingError) and _UNKNOWN_OPTION.match(str(driver_error)):
+        raise ConfigurationError(f"LASH_DATABASE_URL or LASH_DATABASE_OPTIONS: {driver_error}") from cause
     reason = unavailable_reason(driver_error)
     if reason is not None:
         raise StoreUnavailable(f"the database cannot be reached or gave up ({reason}); try again") from cause

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from sqlalchemy import text
 
 from lash_tasks.stores.sql import schema
 from tests.cli.calling import call, run
@@ -155,13 +154,16 @@ def test_a_database_that_cannot_be_reached_is_an_error_like_any_other() -> None:
     assert error["code"] == "store_unavailable"
 
 
-def test_what_nobody_foresaw_has_the_form_of_a_refusal_and_its_traceback_on_stderr(tmp_path: Path) -> None:
-    (tmp_path / "lash.db").write_text("this is no database " * 100)
-    printed = call("queue", "list", "--json", LASH_DATABASE_URL=f"sqlite:///{tmp_path / 'lash.db'}")
+def test_what_nobody_foresaw_has_the_form_of_a_refusal_and_its_traceback_on_stderr(
+    scene: Scene, lash_tasks: Command
+) -> None:
+    with scene.database.transaction() as connection:
+        connection.execute(text("DROP TABLE lash_dead_letters"))
+    printed = lash_tasks("queue", "dead", "--json")
 
     assert printed.error["code"] == "internal_error"
     assert "Traceback" in printed.stderr
-    assert "file is not a database" in printed.stderr
+    assert "no such table: lash_dead_letters" in printed.stderr
 
 
 def test_for_a_person_a_refusal_is_one_sentence_on_stderr(scene: Scene, lash_tasks: Command) -> None:

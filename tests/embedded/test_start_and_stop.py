@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy.exc import DatabaseError
 
 from lash_tasks import Agent, Client, Lash, Settings
 from lash_tasks.domain.ids import SessionId
@@ -142,7 +141,7 @@ def test_only_a_sqlite_file_will_do(url: str, sentence: str, tmp_path: Path, mon
 def test_a_start_that_fails_lets_go_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "lash.db").write_text("this is no database " * 100)
     lash = application(tmp_path)
-    with pytest.raises(DatabaseError, match="not a database"):
+    with pytest.raises(ConfigurationError, match="names a file that is no SQLite database"):
         lash.start()
     (tmp_path / "lash.db").unlink()
 
