@@ -13,7 +13,7 @@ from celery import signals
 
 from lash_tasks import django
 from lash_tasks.adoption import adopted, bring_beat_entries, bring_queues
-from lash_tasks.celery import create_celery, install
+from lash_tasks.celery import celery_without_broker, create_celery, install
 from lash_tasks.clock import SystemClock
 from lash_tasks.dispatch import CeleryDoorbell
 from lash_tasks.embedded import EmbeddedStack
@@ -111,10 +111,17 @@ class Lash:
 
     @property
     def celery(self) -> celery_package.Celery:
-        """The Celery app of this application: the one that was given, else one made at the first use."""
+        """The Celery app of this application: the one that was given, else one made at the first use.
+
+        Settings that are wrong end its worker and its beat at their start, and make every sender raise
+        ConfigurationError.
+        """
         with self._lock:
             if self._celery is None:
-                app = create_celery(self.name, self.settings.effective_broker_url(), self._names)
+                try:
+                    app = create_celery(self.name, self.settings.effective_broker_url(), self._names)
+                except ConfigurationError as error:
+                    app = celery_without_broker(self.name, error)
                 self._install(adopted(app, self))
             return self._celery
 
@@ -126,7 +133,11 @@ class Lash:
             self._register()
 
     def _on_import_modules(self, **_: Any) -> None:
-        self._register()
+        try:
+            self._register()
+        except ConfigurationError as error:
+            # Celery would print the traceback of anything else.
+            raise SystemExit(f"lash-tasks: {error}") from None
         self._roster.agents()
 
     def _register(self) -> None:

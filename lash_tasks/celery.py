@@ -8,7 +8,7 @@ import signal
 import threading
 from importlib.metadata import version
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import celery
 from celery import signals
@@ -16,7 +16,7 @@ from kombu import Exchange
 from kombu import Queue as KombuQueue
 
 from lash_tasks import beat_schedule
-from lash_tasks.errors import LashError
+from lash_tasks.errors import ConfigurationError, LashError
 from lash_tasks.queues import NO_NAMESPACE, Names
 
 DEFAULT_QUEUE = "celery"
@@ -91,6 +91,20 @@ def create_celery(
     return app
 
 
+def celery_without_broker(name: str, error: ConfigurationError) -> celery.Celery:
+    """An application whose settings are wrong: its module can be imported, and whatever connects raises `error`.
+
+    Celery prints the traceback of what the import of an application raises, and so nobody would read the sentence.
+    """
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise ConfigurationError(*error.args)
+
+    app = celery.Celery(name, set_as_current=False)
+    app.connection_for_read = app.connection_for_write = refuse
+    return app
+
+
 def consumable_queues(names: Names) -> tuple[str, ...]:
     """The queues of ours that a worker without `-Q` serves."""
     return (*names.worker_queues, names.process_queue("default"))
@@ -162,8 +176,6 @@ def install(app: celery.Celery, hooks: WorkerHooks) -> None:
 
 def refuse_dangerous_settings(app: celery.Celery, pool: str) -> None:
     """Raise ConfigurationError, one sentence, for what would lose work or never run it."""
-    from lash_tasks.errors import ConfigurationError
-
     for package in ("celery", "kombu"):
         major, minor = map(int, re.findall(r"\d+", version(package))[:2])
         if (major, minor) < (5, 7):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lash_tasks import Agent, Lash
 from lash_tasks.celery import create_celery, refuse_dangerous_settings
 from lash_tasks.errors import ConfigurationError
 from tests.cli.calling import environment
@@ -17,6 +18,11 @@ APPLICATION = """
 from lash_tasks import Agent, Lash
 lash = Lash([Agent("support", "scripted:echo")])
 app = lash.celery
+"""
+ADOPTS = """
+from celery import Celery
+app = Celery("existing", broker="memory://")
+lash = Lash([Agent("support", "scripted:echo")], celery=app)
 """
 LIMIT_SECONDS = 40.0
 
@@ -65,6 +71,27 @@ def test_on_sqlite(tmp_path: Path, sqlite_url: str, redis_url: str) -> None:
     assert sentence.startswith("Celery workers need a networked database; set LASH_DATABASE_URL to postgresql://")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "adopts"),
+    [("LASH_REDIS_URL", "foo", False), ("LASH_LEASE_TTL", "x", False), ("LASH_LEASE_TTL", "x", True)],
+)
+def test_with_a_setting_that_cannot_be_read(
+    tmp_path: Path, servers: dict[str, str], name: str, value: str, adopts: bool
+) -> None:
+    """The application reads its settings where `lash.celery` stands, and Celery printed the traceback of its import."""
+    sentence = refusal(tmp_path, {**servers, name: value}, more=ADOPTS if adopts else "")
+
+    assert sentence.startswith(f"{name}: ")
+
+
+def test_nothing_is_sent_with_settings_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASH_REDIS_URL", "foo")
+    app = Lash([Agent("support", "scripted:echo")]).celery
+
+    with pytest.raises(ConfigurationError, match=r"^LASH_REDIS_URL: "):
+        app.send_task("shop.greet")
+
+
 @POOLS
 def test_with_leases_inside_one_process_and_a_database_that_others_reach(
     tmp_path: Path, servers: dict[str, str], pool: str
@@ -99,14 +126,9 @@ def test_without_json_among_what_it_accepts(tmp_path: Path, servers: dict[str, s
 
 
 def test_with_a_celery_application_that_was_there_before(tmp_path: Path, servers: dict[str, str]) -> None:
-    existing = """
-from celery import Celery
-app = Celery("existing", broker="memory://")
-app.conf.accept_content = ["yaml"]
-lash = Lash([Agent("support", "scripted:echo")], celery=app)
-"""
+    yaml_only = "app.conf.accept_content = ['yaml']\n"
 
-    assert refusal(tmp_path, servers, more=existing).endswith("add 'json' to it")
+    assert refusal(tmp_path, servers, more=ADOPTS + yaml_only).endswith("add 'json' to it")
 
 
 def pretend(directory: Path, package: str, version: str) -> None:
