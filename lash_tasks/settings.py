@@ -97,6 +97,20 @@ class Settings(BaseModel):
             raise ValueError("must begin with redis://, rediss:// or sentinel://")
         return url
 
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, url: str | None) -> str | None:
+        """What kombu does not know ends in a KeyError of a worker, and what has no scheme is a host's name to it."""
+        if url is None:
+            return None
+        from kombu.transport import TRANSPORT_ALIASES  # a process without this setting need not import it
+
+        scheme, mark, _ = url.partition("://")
+        transport = scheme.partition("+")[0]  # the rest is the database beneath, as in sqla+postgresql://
+        if not mark or (transport not in TRANSPORT_ALIASES and "." not in transport):
+            raise ValueError("must begin with redis://, amqp:// or the scheme of another broker that Celery knows")
+        return url
+
     @field_validator("namespace")
     @classmethod
     def _namespace(cls, namespace: str) -> str:
