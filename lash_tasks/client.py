@@ -31,8 +31,17 @@ from lash_tasks.observation.following import FollowEvent, follow
 from lash_tasks.observation.listening import UNWOKEN, WOKEN, Sources
 from lash_tasks.observation.receipts import ReceiptStatus, read_status, wait_for_run
 from lash_tasks.observation.snapshots import SnapshotSources, take_snapshot
+from lash_tasks.runtime.client_arguments import (
+    check_flag,
+    check_revision,
+    check_seconds,
+    check_session,
+    check_stop,
+    milliseconds,
+    quiet_ms,
+)
 from lash_tasks.runtime.ingress import CancelAnswer, CancelRequest, CommandRequest, SendRequest
-from lash_tasks.runtime.ingress_requests import MAX_QUIET_MS, check_name
+from lash_tasks.runtime.ingress_requests import check_name
 from lash_tasks.runtime.registrar import SessionInfo
 from lash_tasks.runtime.session_requests import CreateRequest
 from lash_tasks.settings import Settings
@@ -107,7 +116,9 @@ class Client:
         IdempotencyConflict, SessionBusy, SessionDeleted, SessionMismatch and StoreMismatch; then nothing was stored.
         """
         if parent is not None:
-            self._parts.registrar.require_child(_session("session_id", session_id), _session("parent", parent))
+            self._parts.registrar.require_child(
+                check_session("session_id", session_id), check_session("parent", parent)
+            )
         request = _parsed(
             {
                 "session_id": session_id,
@@ -118,8 +129,8 @@ class Client:
                 "model": model,
                 "when": when,
                 "merge_key": merge_key,
-                "quiet_ms": _quiet_ms(quiet),
-                "available_at_ms": _milliseconds("available_at", available_at),
+                "quiet_ms": quiet_ms(quiet),
+                "available_at_ms": milliseconds("available_at", available_at),
             }
         )
         accepted = self._parts.ingress.accept(request, connection=connection)
@@ -168,12 +179,18 @@ class Client:
 
         `cursor` is one that an earlier event carried. Ends when `stop` is set (within a second) or nothing came for
         `idle_timeout` seconds. A `committed` event carries the turn as JSON, each turn once and in order, also while
-        Redis is down. Raises InvalidInput for a cursor that is malformed or another session's, SessionDeleted.
+        Redis is down. Raises InvalidInput, as for a cursor that is malformed or another session's, and SessionDeleted.
         """
         session = SessionId(check_name("session_id", session_id))
         if not isinstance(cursor, str | None):
             raise InvalidInput("cursor", f"must be a string, not {type(cursor).__name__}")
-        return follow(self._sources, session, cursor, stop=stop, idle_timeout=idle_timeout)
+        return follow(
+            self._sources,
+            session,
+            cursor,
+            stop=check_stop("stop", stop),
+            idle_timeout=check_seconds("idle_timeout", idle_timeout),
+        )
 
     def replay(self, input_id: str) -> Receipt:
         """Send a dead letter's input again, as a new input; a second replay returns the first's. NotFound."""
@@ -186,10 +203,10 @@ class Client:
         With `since` only of turns committed then or later. A recorded answer counts once, however often its turn was
         resumed. That of one session has its children's under their labels.
         """
-        sessions, since_ms = self._parts.stores.sessions, _milliseconds("since", since) or 0
+        sessions, since_ms = self._parts.stores.sessions, milliseconds("since", since) or 0
         if session_id is None:
             return sessions.usage(None, since_ms)
-        session = _session("session_id", session_id)
+        session = check_session("session_id", session_id)
         return merge_totals([*sessions.usage(session, since_ms), *sessions.children_usage(session, since_ms)])
 
     def usage_report(self, session_id: str) -> SessionUsageReport:
@@ -197,7 +214,7 @@ class Client:
 
         Those of its children are among them, and once more by themselves.
         """
-        session = _session("session_id", session_id)
+        session = check_session("session_id", session_id)
         sessions = self._parts.stores.sessions
         last = sessions.last_call(session)
         return usage_report(
@@ -250,24 +267,24 @@ class Client:
             "spec": spec,
         }
         new = CreateRequest.parse(values, initial_messages)
-        _check_revision(expected_revision, fresh)
+        revision = check_revision("expected_revision", expected_revision, fresh=check_flag("fresh", fresh))
         if not fresh:
             return self._parts.registrar.create(new)
         if new.source_id is not None or new.parent_id is not None:
             raise InvalidInput("fresh", "begins with initial_messages only; leave out parent, start and source")
-        return self._parts.registrar.begin_anew(new, expected_revision)
+        return self._parts.registrar.begin_anew(new, revision)
 
     def session(self, session_id: str) -> SessionInfo:
         """The session as it stands, with the policy that its turns go by. NotFound, SessionDeleted."""
-        return self._parts.registrar.show(_session("session_id", session_id))
+        return self._parts.registrar.show(check_session("session_id", session_id))
 
     def children(self, session_id: str) -> list[SessionInfo]:
         """The sessions that were created as children of this one and are not deleted, oldest first."""
-        return self._parts.registrar.children(_session("session_id", session_id))
+        return self._parts.registrar.children(check_session("session_id", session_id))
 
     def rename_session(self, session_id: str, name: str) -> SessionInfo:
         """Give the session another name. NotFound, SessionDeleted."""
-        return self._parts.registrar.rename(_session("session_id", session_id), check_name("name", name))
+        return self._parts.registrar.rename(check_session("session_id", session_id), check_name("name", name))
 
     def delete_session(self, session_id: str, *, only_if_idle: bool = False, purge: bool = False) -> bool:
         """Delete the session with everything in it; a running turn of it is thrown out, its children stay.
@@ -275,8 +292,11 @@ class Client:
         With `only_if_idle` SessionBusy while a turn of it is unfinished. With `purge` images and large results that
         only this session had go at once, and not with the next collection. Idempotent; False if there never was one.
         """
-        sessions = self._parts.stores.sessions
-        return sessions.delete(_session("session_id", session_id), only_if_idle=only_if_idle, purge=purge)
+        return self._parts.stores.sessions.delete(
+            check_session("session_id", session_id),
+            only_if_idle=check_flag("only_if_idle", only_if_idle),
+            purge=check_flag("purge", purge),
+        )
 
     def command(
         self,
@@ -400,6 +420,7 @@ class Receipt:
 
     def run(self, timeout: float | None = None) -> AgentFrameRun:
         """All turns that answer the input: one, and one more for each switch to another frame. Raises as `result`."""
+        timeout = check_seconds("timeout", timeout)
         if self._client._parts.in_worker():
             raise BlockingWaitInWorker
         return wait_for_run(self._client._sources, *self._ids, timeout)
@@ -415,10 +436,6 @@ class Receipt:
     @property
     def _ids(self) -> tuple[SessionId, BatchId]:
         return SessionId(self.session_id), BatchId(self.input_id)
-
-
-def _session(field: str, value: object) -> SessionId:
-    return SessionId(check_name(field, value))
 
 
 def _content(text: object) -> dict[str, Any]:
@@ -449,32 +466,3 @@ def _parsed(values: Mapping[str, object]) -> SendRequest:
 
 _OUR_NAMES = {"quiet_ms": "quiet", "available_at_ms": "available_at"}
 """Fields of a request that have another name here."""
-
-
-def _quiet_ms(quiet: float | timedelta | None) -> int | None:
-    if quiet is None:
-        return None
-    if isinstance(quiet, bool) or not isinstance(quiet, int | float | timedelta):
-        raise InvalidInput("quiet", f"must be seconds or a timedelta, not {type(quiet).__name__}")
-    seconds = quiet.total_seconds() if isinstance(quiet, timedelta) else quiet
-    longest = MAX_QUIET_MS // 1000
-    if not 0.001 <= seconds <= longest:  # false for a NaN as well
-        raise InvalidInput("quiet", f"must be from 0.001 to {longest} seconds")
-    return round(seconds * 1000)
-
-
-def _check_revision(revision: object, fresh: bool) -> None:
-    if revision is None:
-        return
-    if isinstance(revision, bool) or not isinstance(revision, int) or revision < 0:
-        raise InvalidInput("expected_revision", "must be a whole number of at least 0")
-    if not fresh:
-        raise InvalidInput("expected_revision", "goes with fresh=True only")
-
-
-def _milliseconds(field: str, moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise InvalidInput(field, "must be a datetime with a time zone")
-    return int(moment.timestamp() * 1000)
