@@ -138,7 +138,7 @@ class Client:
 
     def receipt(self, session_id: str, *, idempotency_key: str | None = None, input_id: str | None = None) -> Receipt:
         """The receipt of an input that was sent before, by its key or its id. NotFound if there is none."""
-        session = SessionId(check_name("session_id", session_id))
+        session = check_session("session_id", session_id)
         if (idempotency_key is None) == (input_id is None):
             raise InvalidInput("idempotency_key", "give exactly one of idempotency_key and input_id")
         key = None if idempotency_key is None else check_name("idempotency_key", idempotency_key)
@@ -181,7 +181,7 @@ class Client:
         `idle_timeout` seconds. A `committed` event carries the turn as JSON, each turn once and in order, also while
         Redis is down. Raises InvalidInput, as for a cursor that is malformed or another session's, and SessionDeleted.
         """
-        session = SessionId(check_name("session_id", session_id))
+        session = check_session("session_id", session_id)
         if not isinstance(cursor, str | None):
             raise InvalidInput("cursor", f"must be a string, not {type(cursor).__name__}")
         return follow(
@@ -282,6 +282,21 @@ class Client:
         """The sessions that were created as children of this one and are not deleted, oldest first."""
         return self._parts.registrar.children(check_session("session_id", session_id))
 
+    def frames(self, session_id: str) -> list[FrameRecord]:
+        """The frames of a session, oldest first; it is in the `active` one. None of an unknown session."""
+        return self._parts.stores.frames.frames(check_session("session_id", session_id))
+
+    def snapshot(self, session_id: str) -> SessionSnapshot:
+        """A session as it rests between two turns: policy, frames, all nodes, usage, states. `as_json()` is plain JSON.
+
+        NotFound, SessionDeleted.
+        """
+        stores = self._parts.stores
+        sources = SnapshotSources(stores.sessions, stores.frames, stores.graph)
+        policy = self.session(session_id).policy
+        as_json = None if policy is None else policy.as_json()
+        return take_snapshot(sources, check_session("session_id", session_id), as_json)
+
     def rename_session(self, session_id: str, name: str) -> SessionInfo:
         """Give the session another name. NotFound, SessionDeleted."""
         return self._parts.registrar.rename(check_session("session_id", session_id), check_name("name", name))
@@ -353,21 +368,6 @@ class Client:
         return self.command(session_id, kind, arguments, idempotency_key=key, agent=agent)
 
     # ------------------------------------------------------------ the application
-
-    def frames(self, session_id: str) -> list[FrameRecord]:
-        """The frames of a session, oldest first; it is in the `active` one. None of an unknown session."""
-        return self._parts.stores.frames.frames(SessionId(check_name("session_id", session_id)))
-
-    def snapshot(self, session_id: str) -> SessionSnapshot:
-        """A session as it rests between two turns: policy, frames, all nodes, usage, states. `as_json()` is plain JSON.
-
-        NotFound, SessionDeleted.
-        """
-        stores = self._parts.stores
-        sources = SnapshotSources(stores.sessions, stores.frames, stores.graph)
-        policy = self.session(session_id).policy
-        as_json = None if policy is None else policy.as_json()
-        return take_snapshot(sources, SessionId(check_name("session_id", session_id)), as_json)
 
     def agents(self) -> list[str]:
         """The names of the agents that workers have registered."""
