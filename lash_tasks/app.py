@@ -254,7 +254,9 @@ class Lash:
             providers=providers,
             embedded=True,
             settings=settings,
+            name=self.name,
             probe=self.probe,
+            reached=self._reached,
         )
         copy._autodiscovers = self._in_django
         return copy
@@ -262,6 +264,7 @@ class Lash:
     @property
     def client(self) -> Client:
         """A client of the running embedded stack, or of the database in the settings; it rings through `celery=`."""
+        # By name, because the client stands above the application, as the tasks do.
         client_class: type[Client] = importlib.import_module("lash_tasks.client").Client
         with self._lock:
             if self._client is None and self._stack is not None:

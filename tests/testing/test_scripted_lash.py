@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from lash_tasks import Agent, Lash, ToolContext, tool
+from lash_tasks.runtime.crash_points import CrashPoint
 from lash_tasks.testing import Asked, Failure, ScriptedLash, ScriptExhausted, call, run_scripted
 from tests.cli.calling import python
 
@@ -54,6 +55,13 @@ lash = Lash(
     ],
     deps=real_database,
 )
+
+
+def test_the_copy_keeps_all_that_the_application_was_given(scripted_lash: Start) -> None:
+    points: list[CrashPoint] = []
+    stage = scripted_lash(Lash([Agent("support", "openai:gpt")], reached=points.append), ["Hello."])
+    stage.send("Hello")
+    assert CrashPoint.AFTER_COMMIT in points
 
 
 def test_replies_come_in_order_and_tools_run_as_they_are(scripted_lash: Start) -> None:
