@@ -23,7 +23,7 @@ from lash_tasks.queues import Names
 from lash_tasks.roster import Roster
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
 from lash_tasks.runtime.phases import PhaseProbe
-from lash_tasks.settings import Settings
+from lash_tasks.settings import Settings, checked_settings
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.calling import OpenDeps
 from lash_tasks.wiring import WorkerParts, check_worker_settings, open_client_parts, open_worker
@@ -61,15 +61,19 @@ class Lash:
     ) -> None:
         if embedded and celery is not None:
             raise ConfigurationError("embedded=True runs without Celery; leave out celery= or embedded=")
+        if deps is not None and not callable(deps):
+            raise ConfigurationError(f"deps= must be a function that opens a context manager, not {deps!r}")
+        if probe is not None and not all(callable(getattr(probe, method, None)) for method in ("begin", "end")):
+            raise ConfigurationError(f"probe= must be an object with begin and end, not {probe!r}")
         self.name = name
         self._reached = reached
         self.probe = probe
         self.embedded = embedded
         self.deps = deps
-        self.providers = checked_providers(providers or {})
+        self.providers = checked_providers({} if providers is None else providers)
         self._roster = Roster(agents)
         self._autodiscovers = False
-        self._settings = settings
+        self._settings = checked_settings(settings)
         self._lock = threading.RLock()
         self._celery: celery_package.Celery | None = None
         self._adopts = celery is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lash_tasks import django
 from lash_tasks.errors import ConfigurationError
@@ -18,6 +18,8 @@ class Roster:
     """
 
     def __init__(self, given: Sequence[Agent | str]) -> None:
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ConfigurationError(f"agents: must be a list of agents and import strings, not {given!r}")
         self._given = tuple(given)
         self._discover = False
         self._lock = threading.RLock()

@@ -171,6 +171,13 @@ class Settings(BaseModel):
             raise ConfigurationError(f"{variable}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
+def checked_settings(given: Settings | None) -> Settings | None:
+    """The settings that a caller gives; ConfigurationError for what are none."""
+    if given is not None and not isinstance(given, Settings):
+        raise ConfigurationError(f"settings= must be Settings(...), not {type(given).__name__}")
+    return given
+
+
 VARIABLES: dict[str, str] = {
     "database_url": "LASH_DATABASE_URL",
     "database_options": "LASH_DATABASE_OPTIONS",

@@ -30,7 +30,7 @@ from lash_tasks.runtime.running_worker import RunningWorker
 from lash_tasks.runtime.services import RuntimeServices
 from lash_tasks.runtime.session_runner import in_turn
 from lash_tasks.runtime.worker import Worker
-from lash_tasks.settings import Settings
+from lash_tasks.settings import Settings, checked_settings
 from lash_tasks.stores.bundle import Stores, open_stores
 from lash_tasks.stores.protocols import Pruning, WorkerRecord
 from lash_tasks.stores.sql import schema
@@ -80,7 +80,7 @@ def open_client_parts(settings: Settings | None = None, *, app: celery.Celery | 
 
     With `app` they ring through its broker, otherwise through that of the settings.
     """
-    settings = settings or Settings.from_environment()
+    settings = checked_settings(settings) or Settings.from_environment()
     settings.require_database_url()
     if settings.dialect == "sqlite":
         settings = settings.embedded()

@@ -76,6 +76,8 @@ NamedProvider = Provider | Endpoint
 
 def checked_providers(providers: Mapping[str, NamedProvider]) -> dict[str, NamedProvider]:
     """The providers of an application; ConfigurationError for a name or a value that cannot be one."""
+    if not isinstance(providers, Mapping):
+        raise ConfigurationError(f"providers: must be a mapping from names to model servers, not {providers!r}")
     for name, provider in providers.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(

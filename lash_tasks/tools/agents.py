@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 from lash_tasks.domain.agents import AgentSnapshot
@@ -154,6 +154,8 @@ class Agent:
             )
 
     def _checked_tools(self) -> tuple[Tool[..., object], ...]:
+        if not isinstance(self.tools, Iterable):
+            raise ConfigurationError(f"agent {self.name!r}: tools must be a list, not {self.tools!r}")
         seen: dict[str, Tool[..., object]] = {}
         for item in self.tools:
             if not isinstance(item, Tool):

@@ -95,6 +95,8 @@ class Good(Plugin):
         ({"model": None}, "model must be a string"),
         ({"instructions": None}, "instructions must be a string or a plain function"),
         ({"instructions": greet_later}, "instructions must be a string or a plain function"),
+        ({"tools": lookup}, "tools must be a list, not <tool lookup>"),
+        ({"tools": None}, "tools must be a list, not None"),
         ({"tools": [len]}, "is not a tool; put @tool on the function"),
         ({"tools": [lookup, another]}, "two tools are named 'lookup'"),
         ({"plugins": Good()}, "plugins must be a list"),
