@@ -14,13 +14,19 @@ from lash_tasks.celery import straight_to
 from lash_tasks.clock import SystemClock
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.queue import Enqueued
-from lash_tasks.errors import LashError, StoreUnavailable
+from lash_tasks.errors import InvalidInput, LashError, StoreUnavailable
 from lash_tasks.queues import NO_NAMESPACE, Names, Task
 from lash_tasks.runtime.ingress import CancelRequest, CommandRequest, SendRequest
 from lash_tasks.wiring import WorkerParts
 
 NO_LIMIT_SECONDS = 10 * 365 * 86_400
 """Stands in the way of the app's time limits: a turn has a deadline of its own, and may be longer."""
+
+
+class Refused(Exception):
+    """A message that was refused; its one argument is the sentence and the code, so that any Celery client reads it."""
+
+
 COMMON: dict[str, Any] = {
     "serializer": "json",
     "rate_limit": 0,
@@ -36,7 +42,13 @@ COMMON: dict[str, Any] = {
 }
 """Said of every task, because what a task leaves open is filled in from the app's settings."""
 DOORBELL: dict[str, Any] = {**COMMON, "acks_late": False, "reject_on_worker_lost": False, "ignore_result": True}
-INGRESS: dict[str, Any] = {**COMMON, "acks_late": True, "reject_on_worker_lost": True, "ignore_result": False}
+INGRESS: dict[str, Any] = {
+    **COMMON,
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "ignore_result": False,
+    "throws": (Refused,),  # the sender's mistake: one line of the log, and no traceback
+}
 """Ingress carries the input itself: it is acknowledged when the input is stored, and given back when it cannot be."""
 UNAVAILABLE_PAUSE_SECONDS = 1.0
 
@@ -71,21 +83,21 @@ def register(app: celery.Celery, worker: Callable[[], WorkerParts], names: Names
         return worker().running.sessions.run(SessionId(session_id)).value
 
     @app.task(bind=True, **named(Task.SEND), **INGRESS)
-    def send(self: Any, **kwargs: Any) -> dict[str, Any]:
-        with _at_the_door():
+    def send(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with _at_the_door(args):
             request = SendRequest.parse(kwargs)
             accepted = worker().ingress.accept(request, default_source_key=f"celery:{self.request.id}")
         return _receipt(accepted)
 
     @app.task(bind=True, **named(Task.COMMAND), **INGRESS)
-    def command(self: Any, **kwargs: Any) -> dict[str, Any]:
-        with _at_the_door():
+    def command(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with _at_the_door(args):
             request = CommandRequest.parse(kwargs)
             return _receipt(worker().ingress.command(request, default_key=f"celery:{self.request.id}"))
 
     @app.task(**named(Task.CANCEL), **INGRESS)
-    def cancel(**kwargs: Any) -> dict[str, Any]:
-        with _at_the_door():
+    def cancel(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        with _at_the_door(args):
             return worker().ingress.cancel(CancelRequest.parse(kwargs)).as_json()
 
     @app.task(**named(Task.RESCUE), **DOORBELL)
@@ -109,17 +121,15 @@ def _receipt(accepted: Enqueued) -> dict[str, Any]:
     return {"session_id": accepted.session_id, "input_id": accepted.id, "created": accepted.created}
 
 
-class Refused(Exception):
-    """A message that was refused; its one argument is the sentence and the code, so that any Celery client reads it."""
-
-
 @contextmanager
-def _at_the_door() -> Iterator[None]:
+def _at_the_door(args: tuple[Any, ...]) -> Iterator[None]:
     """What goes wrong with an ingress message: a bad one fails its task for good and stores nothing.
 
     While the database cannot be reached the message goes back to the broker, neither lost nor answered.
     """
     try:
+        if args:
+            raise InvalidInput("args", "must be empty; give the arguments by name, as kwargs")
         yield
     except StoreUnavailable as error:
         SystemClock().wait(threading.Event(), UNAVAILABLE_PAUSE_SECONDS)

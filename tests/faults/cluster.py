@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import celery
 from sqlalchemy import text as sql
 
 from lash_tasks.client import Client
@@ -184,6 +185,10 @@ class Cluster:
 
     def client(self) -> Client:
         return Client(self.settings)
+
+    def stranger(self) -> celery.Celery:
+        """A Celery app on the same broker that knows nothing of ours; whoever opens it closes it."""
+        return celery.Celery("stranger", broker=self.settings.effective_broker_url(), set_as_current=False)
 
     # ------------------------------------------------------------ what happened
 

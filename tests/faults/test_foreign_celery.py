@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text as sql
 
 from tests.faults.cluster import Cluster
+from tests.services import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -95,11 +96,22 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 def test_a_bad_message_is_refused_by_the_field_and_stores_nothing(cluster: Cluster, tmp_path: Path) -> None:
     backend = {"LASH_TEST_RESULT_BACKEND": str(cluster.settings.redis_url)}
-    with cluster.worker(environment=backend) as worker, cluster.client() as client:
+    with cluster.worker("--loglevel", "INFO", environment=backend) as worker, cluster.client() as client:
         bad = [("lash.send", message) for _, message in BAD]
         for (field, _), result in zip(BAD, send_foreign(cluster, tmp_path, *bad), strict=True):
             assert result["error"].startswith(f"{field}: "), result
         with client.stores.database.reading() as connection:
             for table in ("lash_batches", "lash_sessions", "lash_turns", "lash_fences", "lash_blobs"):
                 assert connection.execute(sql(f"SELECT count(*) FROM {table}")).scalar() == 0, table
-        assert worker.text().count("raised unexpected: Refused") == len(BAD)
+        assert worker.text().count("raised expected: Refused") == len(BAD)
+        assert "Traceback" not in worker.text()
+
+
+def test_a_message_whose_arguments_have_no_names_is_refused_and_told_to_name_them(cluster: Cluster) -> None:
+    """It failed with a TypeError about the parameters of a function that its sender has never seen."""
+    with cluster.worker("--loglevel", "INFO") as worker, cluster.stranger() as app:
+        for task in ("lash.send", "lash.cancel", "lash.command"):
+            app.send_task(task, ["s", "hello", "counter"], queue="lash.ingress")
+        sentence = "args: must be empty; give the arguments by name, as kwargs (invalid_input)"
+        wait_until(lambda: worker.text().count(sentence) == 3, 30, "the messages to be refused")
+        assert "TypeError" not in worker.text()
