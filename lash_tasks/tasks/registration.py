@@ -17,6 +17,7 @@ from lash_tasks.domain.queue import Enqueued
 from lash_tasks.errors import InvalidInput, LashError, StoreUnavailable
 from lash_tasks.queues import NO_NAMESPACE, Names, Task
 from lash_tasks.runtime.ingress import CancelRequest, CommandRequest, SendRequest
+from lash_tasks.tasks.ingress_messages import HIDDEN, IngressRequest, shown
 from lash_tasks.wiring import WorkerParts
 
 NO_LIMIT_SECONDS = 10 * 365 * 86_400
@@ -67,11 +68,21 @@ class OwnTask(celery.Task):
         return super().apply_async(args, kwargs, **{**straight_to(self.home), **options})
 
 
+class IngressTask(OwnTask):
+    """A task whose message carries what a user says."""
+
+    Request = IngressRequest
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        hidden = {"argsrepr": HIDDEN if args else "()", "kwargsrepr": shown(kwargs or {})}
+        return super().apply_async(args, kwargs, **{**hidden, **options})
+
+
 def register(app: celery.Celery, worker: Callable[[], WorkerParts], names: Names = NO_NAMESPACE) -> None:
     """Register the `lash.*` tasks on `app` alone, once; `worker` gives the worker of the process they run in."""
 
-    def named(task: Task) -> dict[str, Any]:
-        return {"name": names.task(task), "home": names.queue_of(task), "base": OwnTask, "shared": False}
+    def named(task: Task, base: type[OwnTask] = OwnTask) -> dict[str, Any]:
+        return {"name": names.task(task), "home": names.queue_of(task), "base": base, "shared": False}
 
     @app.task(**named(Task.RUN_SESSION), **DOORBELL)
     def run_session(session_id: str) -> str:
@@ -82,20 +93,20 @@ def register(app: celery.Celery, worker: Callable[[], WorkerParts], names: Names
         # The turn's id is for those who watch; what the session needs next is decided when it is opened.
         return worker().running.sessions.run(SessionId(session_id)).value
 
-    @app.task(bind=True, **named(Task.SEND), **INGRESS)
+    @app.task(bind=True, **named(Task.SEND, IngressTask), **INGRESS)
     def send(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with _at_the_door(args):
             request = SendRequest.parse(kwargs)
             accepted = worker().ingress.accept(request, default_source_key=f"celery:{self.request.id}")
         return _receipt(accepted)
 
-    @app.task(bind=True, **named(Task.COMMAND), **INGRESS)
+    @app.task(bind=True, **named(Task.COMMAND, IngressTask), **INGRESS)
     def command(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with _at_the_door(args):
             request = CommandRequest.parse(kwargs)
             return _receipt(worker().ingress.command(request, default_key=f"celery:{self.request.id}"))
 
-    @app.task(**named(Task.CANCEL), **INGRESS)
+    @app.task(**named(Task.CANCEL, IngressTask), **INGRESS)
     def cancel(*args: Any, **kwargs: Any) -> dict[str, Any]:
         with _at_the_door(args):
             return worker().ingress.cancel(CancelRequest.parse(kwargs)).as_json()

@@ -1,8 +1,9 @@
-"""An API key reaches the provider and nothing else; a user's words reach no log."""
+"""An API key reaches the provider and nothing else; a user's words reach no log and no event."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -64,3 +65,37 @@ def test_the_key_is_in_no_row_no_log_and_no_error_and_words_are_in_no_log(
         assert API_KEY not in repr(bad)
         assert API_KEY not in worker.text()
         assert WORDS not in worker.text()
+
+
+ENDED = ("task-succeeded", "task-failed")
+
+
+def test_the_words_of_an_ingress_message_are_in_no_event_and_no_log(cluster: Cluster) -> None:
+    """Celery shows the arguments of a task in its events, which everybody may read who looks at Flower."""
+    events: list[dict[str, Any]] = []
+    good = {"session_id": "secret", "agent": "counter", "text": WORDS, "context": {"note": WORDS}}
+    command = {"session_id": "secret", "agent": "counter", "kind": "append_session_nodes", "arguments": {"x": WORDS}}
+    with (
+        cluster.worker("--loglevel", "INFO") as worker,
+        cluster.stranger() as app,
+        app.connection_for_read() as connection,
+    ):
+        receiver = app.events.Receiver(connection, handlers={"*": events.append})
+        capture = receiver.itercapture(limit=None, timeout=30, wakeup=False)
+        next(capture)  # a heartbeat: what follows is heard
+        app.send_task("lash.send", kwargs=good, queue="lash.ingress")
+        app.send_task("lash.send", kwargs={**good, "agent": "nobody"}, queue="lash.ingress")
+        app.send_task("lash.send", [WORDS], queue="lash.ingress")
+        app.send_task("lash.command", kwargs=command, queue="lash.ingress", kwargsrepr=WORDS)
+        while sum(event["type"] in ENDED for event in events if event.get("uuid") in _ingress(events)) < 4:
+            next(capture)
+        received = [event for event in events if event["type"] == "task-received" and event["uuid"] in _ingress(events)]
+        assert len(received) == 4
+        assert "'session_id': 'secret'" in received[0]["kwargs"]
+        assert WORDS not in str(events)
+        assert WORDS not in worker.text()
+
+
+def _ingress(events: list[dict[str, Any]]) -> set[str]:
+    """The ids of the ingress tasks; events of their ends name none."""
+    return {event["uuid"] for event in events if event.get("name") in ("lash.send", "lash.command")}
