@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import ClassVar
 
 from lash_tasks.domain.codec import JsonValue
@@ -15,6 +17,10 @@ from lash_tasks.domain.plugins import Hook, PluginSpec
 from lash_tasks.domain.turns import AssembledTurn
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.machine.prepared import PreparedContext
+from lash_tasks.plugins.signatures import takes
+
+ALIKE = 0.9
+"""From which likeness to a hook's name on another name is a slip of the pen."""
 
 Directives = Directive | Sequence[Directive] | None
 """What a hook may return: one directive, several, or none."""
@@ -110,3 +116,22 @@ def spec_of(plugin: Plugin) -> PluginSpec:
         raise ConfigurationError(f"plugin {plugin.id!r}: priority must be a whole number, not {plugin.priority!r}")
     hooks = tuple(hook for hook in Hook if getattr(type(plugin), hook) is not getattr(Plugin, hook))
     return PluginSpec(plugin.id, plugin.version, hooks, plugin.priority)
+
+
+def check_methods(plugin: Plugin) -> None:
+    """Refuse a hook that cannot be called, and one that never would be: ConfigurationError says what to change."""
+    for name in (*Hook, "snapshot", "restore"):
+        method = getattr(plugin, name)
+        parameters = list(inspect.signature(getattr(Plugin, name)).parameters)[1:]
+        if not callable(method) or not takes(method, len(parameters)):
+            raise ConfigurationError(
+                f"plugin {plugin.id!r}: {name} must be a method of (self, {', '.join(parameters)})"
+            )
+    for name in dir(type(plugin)):
+        if name.startswith("_") or hasattr(Plugin, name):
+            continue
+        for hook in get_close_matches(name, list(Hook), 1, ALIKE):
+            raise ConfigurationError(
+                f"plugin {plugin.id!r}: {name} is no hook, and would never be called; write {hook}, "
+                f"or _{name} for a method of your own"
+            )

@@ -14,7 +14,8 @@ from lash_tasks.domain.models import DEFAULT_OPTIONS, LONGEST_SECONDS, ModelOpti
 from lash_tasks.domain.turns import TurnContext
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.machine.effects import OutputChecked
-from lash_tasks.plugins.plugin import Plugin, spec_of
+from lash_tasks.plugins.plugin import Plugin, check_methods, spec_of
+from lash_tasks.plugins.signatures import takes
 from lash_tasks.tools.compaction import CompactionContext, Compactor, checked_compactors, compacted
 from lash_tasks.tools.definition import Tool
 from lash_tasks.tools.output import OutputType, read_output_type
@@ -152,6 +153,11 @@ class Agent:
                 f"agent {self.name!r}: instructions must be a string or a plain function of the turn, "
                 f"not {self.instructions!r}"
             )
+        if not takes(self.instructions, 1):
+            raise ConfigurationError(
+                f"agent {self.name!r}: the instructions function must take one argument, the turn, "
+                f"unlike {self.instructions!r}"
+            )
 
     def _checked_tools(self) -> tuple[Tool[..., object], ...]:
         if not isinstance(self.tools, Iterable):
@@ -177,6 +183,7 @@ class Agent:
                     f"agent {self.name!r}: plugin {item!r} must be an object of a class that derives from Plugin"
                 )
             spec_of(item)
+            check_methods(item)
             if item.id in seen:
                 raise ConfigurationError(f"agent {self.name!r}: two plugins have the id {item.id!r}; give one another")
             seen[item.id] = item

@@ -10,6 +10,7 @@ from lash_tasks.domain.frames import Initial, Seed, read_seeds
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.messages import Message, Role, TextPart
 from lash_tasks.errors import ConfigurationError
+from lash_tasks.plugins.signatures import takes
 from lash_tasks.tools.exits import EXITS
 from lash_tasks.tools.text import describe
 
@@ -45,6 +46,8 @@ def checked_compactors(label: str, given: object) -> tuple[Compactor, ...]:
             raise ConfigurationError(
                 f"{label}: compact needs plain functions of a CompactionContext, not {compactor!r}"
             )
+        if not takes(compactor, 1):
+            raise ConfigurationError(f"{label}: {_name(compactor)} must take one argument, the CompactionContext")
         compactors.append(compactor)
     return tuple(compactors)
 

@@ -95,6 +95,8 @@ class Good(Plugin):
         ({"model": None}, "model must be a string"),
         ({"instructions": None}, "instructions must be a string or a plain function"),
         ({"instructions": greet_later}, "instructions must be a string or a plain function"),
+        ({"instructions": lambda: "Be brief."}, "the instructions function must take one argument, the turn"),
+        ({"compact": lambda: None}, "<lambda> must take one argument, the CompactionContext"),
         ({"tools": lookup}, "tools must be a list, not <tool lookup>"),
         ({"tools": None}, "tools must be a list, not None"),
         ({"tools": [len]}, "is not a tool; put @tool on the function"),
@@ -127,6 +129,46 @@ def test_a_bad_plugin_is_refused(name: str, value: object, problem: str) -> None
     setattr(Bad, name, value)
     with pytest.raises(ConfigurationError, match=problem):
         Agent("support", "m:x", plugins=[Bad()])
+
+
+def test_functions_whose_signature_nobody_knows_are_believed_to_fit() -> None:
+    """`str` has none, and takes what it is given."""
+    assert Agent("support", "m:x", instructions=str).snapshot().instructions is None
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "problem"),
+    [
+        ("before_turn", lambda self: None, r"before_turn must be a method of \(self, ctx\)"),
+        ("after_turn", lambda self, ctx: None, r"after_turn must be a method of \(self, ctx, summary\)"),
+        ("restore", lambda self: None, r"restore must be a method of \(self, state\)"),
+        ("at_checkpoint", 5, r"at_checkpoint must be a method of \(self, ctx\)"),
+        ("before_turnn", lambda self, ctx: None, "before_turnn is no hook, .* write before_turn, or _before_turnn for"),
+        ("prepared_context", lambda self, ctx: None, "prepared_context is no hook, .* write prepare_context"),
+    ],
+)
+def test_a_plugin_with_a_hook_that_cannot_or_would_never_be_called_is_refused(
+    name: str, method: object, problem: str
+) -> None:
+    """The first kind failed every turn, the second was never heard of again."""
+    bad = type("Bad", (Good,), {name: method})()
+    with pytest.raises(ConfigurationError, match=f"^plugin 'good': {problem}"):
+        Agent("support", "m:x", plugins=[bad])
+
+
+def test_a_plugin_may_have_methods_of_its_own_and_hooks_that_take_more() -> None:
+    class Busy(Good):
+        def before_turn(self, ctx: HookContext, again: bool = False) -> None:
+            pass
+
+        def at_checkpoint(self, *args: object) -> None:
+            pass
+
+        def turns_seen(self) -> int:
+            return 0
+
+    spec = PluginSpec("good", "1", (Hook.BEFORE_TURN, Hook.AT_CHECKPOINT))
+    assert Agent("support", "m:x", plugins=[Busy()]).snapshot().plugins == (spec,)
 
 
 def test_an_agent_is_known_by_its_plugins_and_their_hooks() -> None:
