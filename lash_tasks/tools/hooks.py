@@ -149,10 +149,16 @@ def _directives(value: object) -> tuple[Directive, ...]:
     for one in given:
         if not isinstance(one, AbortTurn | EnqueueMessages | EmitEvent):
             _refuse(f"returned {type(one).__name__}; it may return AbortTurn, EnqueueMessages and EmitEvent")
+        if isinstance(one, AbortTurn) and not (_is_said(one.code) and _is_said(one.message)):
+            _refuse("returned an AbortTurn whose code or message is no text, or blank")
         # As a replay will read it.
         recorded: Directive = from_json(Directive, parse(canonical(scrub(to_json(Directive, one)))))
         directives.append(recorded)
     return tuple(directives)
+
+
+def _is_said(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _prepared(value: object) -> PreparedContext:

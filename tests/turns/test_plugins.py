@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -332,13 +332,18 @@ def test_a_hook_that_raises_ends_the_turn_with_the_code_of_its_phase(
 
 
 @pytest.mark.raises_code("plugin_prepare_turn")
-def test_what_is_no_directive_is_refused(stage: Stage) -> None:
-    def odd(ctx: HookContext) -> Any:
-        return "stop"
-
-    with_plugins(stage, plugin({Hook.BEFORE_TURN: odd}))
+@pytest.mark.parametrize(
+    ("odd", "problem"),
+    [
+        ("stop", "may return AbortTurn"),
+        (AbortTurn("", "No."), "returned an AbortTurn whose code or message is no text, or blank"),
+        (AbortTurn("no", cast(Any, None)), "returned an AbortTurn whose code or message is no text"),
+    ],
+)
+def test_what_is_no_directive_is_refused(stage: Stage, odd: Any, problem: str) -> None:
+    with_plugins(stage, plugin({Hook.BEFORE_TURN: lambda ctx: odd}))
     (issue,) = stage.answer("Hello").errors
-    assert (issue.code, "may return AbortTurn" in issue.message) == ("plugin_prepare_turn", True)
+    assert (issue.code, problem in issue.message) == ("plugin_prepare_turn", True)
 
 
 def test_a_hook_runs_in_a_thread_of_its_own_with_deps_and_the_context_of_the_sender(stage: Stage) -> None:
