@@ -19,6 +19,7 @@ from lash_tasks.dispatch import CeleryDoorbell
 from lash_tasks.embedded import EmbeddedStack
 from lash_tasks.errors import ConfigurationError
 from lash_tasks.providers.named import NamedProvider, checked_providers
+from lash_tasks.providers.registry import SHIPPED
 from lash_tasks.queues import Names
 from lash_tasks.roster import Roster
 from lash_tasks.runtime.crash_points import CrashPoint, nothing_happens
@@ -175,6 +176,7 @@ class Lash:
                 "Celery workers need a networked database; set LASH_DATABASE_URL to postgresql://…, "
                 "or run lash-tasks up for the embedded stack"
             )
+        agents = self._agents_to_run()
         if not runs_tasks:
             check_worker_settings(self.settings)
             return
@@ -182,7 +184,7 @@ class Lash:
         with self._lock:
             self._worker = open_worker(
                 self.settings,
-                agents=self._agents_to_run(),
+                agents=agents,
                 providers=self.providers,
                 deps=self._deps_to_run(),
                 doorbell=CeleryDoorbell(self.celery, clock, self._names),
@@ -208,6 +210,16 @@ class Lash:
         return self._autodiscovers or (self._celery is not None and django.serves(self._celery))
 
     def _agents_to_run(self) -> dict[str, Agent]:
+        """The agents of this process; ConfigurationError for one whose model no provider of the application serves."""
+        known = {*SHIPPED, *self.providers}
+        for agent in self.agents.values():
+            for model in (agent.model, *agent.fallbacks):
+                provider = model.partition(":")[0]
+                if provider not in known:
+                    raise ConfigurationError(
+                        f"agent {agent.name!r}: there is no provider {provider!r} for its model {model!r}; name it in "
+                        f"Lash(providers=…), or use one of {', '.join(sorted(known))}"
+                    )
         tidy = django.tidy_agent if self._in_django else None
         return {name: tidy(agent) if tidy else agent for name, agent in self.agents.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from random import random  # noqa: TID251 this is where it is injected
@@ -25,6 +25,12 @@ from lash_tasks.providers.scripted import ScriptedProvider
 from lash_tasks.providers.urls import checked_base_url
 from lash_tasks.settings import Settings
 
+SHIPPED: Mapping[str, Callable[[], NamedProvider]] = {
+    "anthropic": Anthropic,
+    "openai": OpenAI,
+    "scripted": ScriptedProvider,
+}
+"""The providers that every application has."""
 FLEET_RETRIES = RetryPolicy(jitter_seconds=1.0)
 """The default waits, spread out so that the threads of a fleet do not come back all at once."""
 
@@ -63,7 +69,7 @@ def open_providers(
 
     A missing key is reported by the call that needs it, not here.
     """
-    named: dict[str, NamedProvider] = {"anthropic": Anthropic(), "openai": OpenAI(), "scripted": ScriptedProvider()}
+    named = {name: make() for name, make in SHIPPED.items()}
     named.update(more or {})
     opening = _Opening(settings, clock)
     running = {name: opening.open(name, one) if isinstance(one, Endpoint) else one for name, one in named.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lash_tasks import Agent, Anthropic, Lash, ModelOptions, OpenAI, Settings, env, tool
+from lash_tasks.errors import ConfigurationError
 from tests import messages_endpoint as messages
 from tests.endpoint import ModelEndpoint
 
@@ -38,3 +39,20 @@ def test_agents_ask_the_servers_that_the_application_names(sqlite_url: str, monk
         assert [request.headers["authorization"] for request in chat.requests] == ["Bearer key-of-vllm"] * 2
         assert [request.headers["x-api-key"] for request in claude.requests] == ["key-of-kim"] * 2
         assert {request.body["temperature"] for request in chat.requests + claude.requests} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("agent", "problem"),
+    [
+        (Agent("support", "nope:gpt-5"), "there is no provider 'nope' for its model 'nope:gpt-5'"),
+        (Agent("support", "openai:gpt-5", fallbacks=["vlm:qwen"]), "there is no provider 'vlm' for its model"),
+    ],
+)
+def test_an_agent_whose_model_no_server_has_is_refused_at_the_start(
+    sqlite_url: str, agent: Agent, problem: str
+) -> None:
+    """Every turn of it ended with `llm_provider`."""
+    providers = {"vllm": OpenAI(base_url="http://127.0.0.1:1/v1")}
+    lash = Lash([agent], providers=providers, embedded=True, settings=Settings(database_url=sqlite_url))
+    with pytest.raises(ConfigurationError, match=f"^agent 'support': {problem}.* anthropic, openai, scripted, vllm$"):
+        lash.start()

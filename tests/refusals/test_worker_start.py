@@ -108,6 +108,13 @@ def test_with_a_schema_that_is_behind(tmp_path: Path, postgres_url: str, redis_u
     assert refusal(tmp_path, variables, pool=pool).endswith("; run: lash-tasks db upgrade")
 
 
+@POOLS
+def test_with_an_agent_whose_model_no_server_has(tmp_path: Path, servers: dict[str, str], pool: str) -> None:
+    lash = 'lash = Lash([Agent("support", "nope:gpt-5")])\napp = lash.celery\n'
+
+    assert refusal(tmp_path, servers, pool=pool, more=lash).startswith("agent 'support': there is no provider 'nope'")
+
+
 # ---------------------------------------------------------------- the Celery application
 
 
