@@ -403,6 +403,7 @@ class UnsupportedRecordSchemaVersion(StoreError):
 
     def __init__(self, record_kind: str, actual: int, expected: int) -> None:
         super().__init__(record_kind, actual, expected)
+        self.actual = actual
         self.newer = actual > expected
         """Whether a later release has written it, rather than an earlier one or nobody that we know."""
 

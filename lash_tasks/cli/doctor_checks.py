@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from lash_tasks.celery import create_celery
 from lash_tasks.cli.application import MAKE_DATABASE, missing_file
@@ -81,8 +80,6 @@ def _opened(settings: Settings) -> Stores | Finding:
         return Finding("database", Health.FAILED, error.sentence(), "check LASH_DATABASE_URL and who may open the file")
     except ConfigurationError as error:
         return Finding("settings", Health.FAILED, error.sentence(), "mend it: nothing starts with it")
-    except DBAPIError as error:
-        return Finding("database", Health.FAILED, f"cannot be used: {error.orig}", "check LASH_DATABASE_URL")
 
 
 def _database(stores: Stores) -> Finding:

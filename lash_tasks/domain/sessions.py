@@ -12,7 +12,6 @@ from lash_tasks.domain.codec import JsonObject, JsonValue
 from lash_tasks.domain.ids import MessageId, NodeId, SessionId
 from lash_tasks.domain.messages import Message, without_broken_rounds
 from lash_tasks.domain.policies import NOTHING_SAID_OVER, SessionSpec
-from lash_tasks.errors import UnsupportedRecordSchemaVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,8 @@ class Unreadable:
     """What stands for a node that cannot be decoded, so that its session goes on without it."""
 
     problem: str
-    newer: UnsupportedRecordSchemaVersion | None = None
-    """A later release has written it: that release's workers can go on with it."""
+    later_version: int | None = None
+    """The schema version, if a later release has written it: that release's workers can read it."""
 
 
 Content = Message | Record | Unreadable

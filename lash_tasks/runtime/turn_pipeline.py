@@ -12,6 +12,7 @@ from typing import Literal
 
 from lash_tasks.domain.activity import ActivityType, Boundary
 from lash_tasks.domain.agents import AgentSnapshot
+from lash_tasks.domain.codec import SCHEMA_VERSION
 from lash_tasks.domain.plugins import Hook
 from lash_tasks.domain.policies import overlaid, stored_spec
 from lash_tasks.domain.queue import BatchKind, queued
@@ -228,8 +229,8 @@ class TurnPipeline:
 def _refuse_later_nodes(opened: OpenedTurn) -> None:
     """A model must not be shown a history with holes where workers are about that can read all of it."""
     for stored in opened.history:
-        if isinstance(stored.node.content, Unreadable) and stored.node.content.newer is not None:
-            raise stored.node.content.newer
+        if isinstance(stored.node.content, Unreadable) and stored.node.content.later_version is not None:
+            raise UnsupportedRecordSchemaVersion("node", stored.node.content.later_version, SCHEMA_VERSION)
 
 
 def _bare(opened: OpenedTurn, *, cancelled: bool) -> Turn:

@@ -121,8 +121,8 @@ def _content(row: Row) -> Content:
     except UNREADABLE as error:
         extra = {"session_id": row["session_id"], "node_id": row["node_id"], "error": str(error)}
         _log.error("a node of the history cannot be read", extra=extra)
-        newer = error if isinstance(error, UnsupportedRecordSchemaVersion) and error.newer else None
-        return Unreadable(str(error), newer)
+        later = error.actual if isinstance(error, UnsupportedRecordSchemaVersion) and error.newer else None
+        return Unreadable(str(error), later)
     return content
 
 

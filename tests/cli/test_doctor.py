@@ -117,11 +117,16 @@ def test_a_schema_that_is_behind_is_to_be_upgraded_first(tmp_path: Path, lash_ta
 
 
 def test_a_file_that_cannot_be_opened_is_found(tmp_path: Path) -> None:
+    found = findings(call("doctor", "--json", LASH_DATABASE_URL=f"sqlite:///{tmp_path}"))
+    assert health(found) == {"database": "failed"}
+    assert "check LASH_DATABASE_URL" in found["database"]["advice"]
+
+
+def test_a_file_that_is_no_database_is_found(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database " * 100)
-    for path in (tmp_path, tmp_path / "text.db"):
-        found = findings(call("doctor", "--json", LASH_DATABASE_URL=f"sqlite:///{path}"))
-        assert health(found) == {"database": "failed"}
-        assert "check LASH_DATABASE_URL" in found["database"]["advice"]
+    found = findings(call("doctor", "--json", LASH_DATABASE_URL=f"sqlite:///{tmp_path / 'text.db'}"))
+    assert health(found) == {"settings": "failed"}
+    assert found["settings"]["message"].startswith("LASH_DATABASE_URL")
 
 
 def test_a_setting_that_nothing_starts_with_is_found() -> None:

@@ -90,7 +90,7 @@ def test_a_model_is_not_shown_a_history_with_holes_that_a_later_release_can_read
     before = written_later(stage, "lash_nodes", "message", "'node_id': 'm1.0'")
     stage.send("two")
     stage.run()
-    is_left_alone(stage, caplog, "Message")
+    is_left_alone(stage, caplog, "node")
     assert model.asked.total() == 1
     write_back(stage, "lash_nodes", "message", before)
     goes_on(stage)
