@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, FromClause, ScalarSelect, and_, case, exis
 from lash_tasks.domain.queue import LONGEST_QUIET, BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.sql.engine import Database
-from lash_tasks.stores.sql.tables import batches, sessions, turn_cancels, turns, workers
+from lash_tasks.stores.sql.tables import FOREVER_MS, batches, sessions, turn_cancels, turns, workers
 
 
 def now_of(database: Database) -> ScalarSelect[int]:
@@ -23,6 +23,15 @@ def now_of(database: Database) -> ScalarSelect[int]:
 def in_state(state: BatchState, table: FromClause = batches) -> ColumnElement[bool]:
     condition: ColumnElement[bool] = table.c.state == literal(state.value, literal_execute=True)
     return condition
+
+
+def is_listed() -> ColumnElement[bool]:
+    """Of a ready batch: it is in the index of due times, as every one is.
+
+    Only what looks for the ready input of all sessions says so. Whatever asks for one session's must not imply the
+    index's condition: on statistics from when nothing waited, a walk through the whole index looks as cheap as a probe.
+    """
+    return batches.c.available_at_ms < literal(FOREVER_MS, literal_execute=True)
 
 
 def in_status(status: TurnStatus) -> ColumnElement[bool]:
@@ -35,7 +44,10 @@ def has_no_live_holder(now: ScalarSelect[int], worker_ttl_ms: int) -> ColumnElem
 
 
 def has_no_turn(session_id: ColumnElement[str]) -> ColumnElement[bool]:
-    return ~exists().where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
+    """As a scalar, which is asked first; NOT EXISTS would be joined at the end, after walks through whole lines."""
+    turn_id = select(turns.c.turn_id).where(turns.c.session_id == session_id, in_status(TurnStatus.RUNNING))
+    unfinished: ScalarSelect[str] = turn_id.scalar_subquery()
+    return unfinished.is_(None)
 
 
 def is_to_be_cancelled() -> ColumnElement[bool]:

@@ -17,9 +17,8 @@ from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 
 _NOW: LiteralString = f"coalesce(%(now_ms)s::bigint, {POSTGRES_NOW})"
 _CLOCK: LiteralString = f"clock AS MATERIALIZED (SELECT {_NOW} AS now_ms)"
-_DUE: LiteralString = f"""b.state = 'ready' AND b.available_at_ms + 0 <= (SELECT now_ms FROM clock)
+_DUE: LiteralString = f"""b.state = 'ready' AND b.available_at_ms <= (SELECT now_ms FROM clock)
   AND NOT {is_held("(SELECT now_ms FROM clock)")}"""
-"""The sum keeps the planner off the index of due times: it would walk through the ready input of all sessions."""
 _READY: LiteralString = f"b.session_id = %(session_id)s::text AND {_DUE}"
 
 HAS_CODE: LiteralString = """(
@@ -38,7 +37,8 @@ LOCK_FENCE: LiteralString = "SELECT fence FROM lash_fences WHERE scope = %(scope
 
 _FACTS: LiteralString = "head_revision, turn_index, frame_id, spec, path_revision, branched"
 
-# `locked` waits for a cancel that is under way and leaves out what it took; the turn's id comes from what is left.
+# `locked` waits for a cancel that is under way and leaves out what it took; the turn's id comes from what is left. The
+# empty string in it keeps the planner off the indexes of ready input, which look empty if it was when last analyzed.
 # All writing hangs on `raised`: no fence raised, nothing written.
 OPEN: LiteralString = f"""
 WITH {_CLOCK},
@@ -60,7 +60,7 @@ waiting AS MATERIALIZED (
 {PICK},
 locked AS MATERIALIZED (
   SELECT b.seq, b.id, b.agent FROM lash_batches b
-  WHERE b.seq IN (SELECT seq FROM picked) AND b.state = 'ready' AND b.agent = ANY(%(agents)s::text[])
+  WHERE b.seq IN (SELECT seq FROM picked) AND b.state || '' = 'ready' AND b.agent = ANY(%(agents)s::text[])
   FOR NO KEY UPDATE),
 fresh AS MATERIALIZED (
   SELECT 'queue:' || left(encode(sha256(convert_to(string_agg(id, ',' ORDER BY seq), 'UTF8')), 'hex'), {TURN_DIGITS})
@@ -212,7 +212,7 @@ waiting AS MATERIALIZED (
   SELECT {WAITING_COLUMNS} FROM lash_batches b WHERE {_READY} ORDER BY {IN_ORDER} LIMIT %(limit)s::int),
 {PICK}
 SELECT b.* FROM lash_batches b
-WHERE b.seq IN (SELECT seq FROM picked) AND b.state = 'ready' AND EXISTS (
+WHERE b.seq IN (SELECT seq FROM picked) AND b.state || '' = 'ready' AND EXISTS (
   SELECT 1 FROM head WHERE early AND agent = %(agent)s::text AND context_digest = %(context_digest)s::text)
 ORDER BY b.seq FOR NO KEY UPDATE OF b"""
 

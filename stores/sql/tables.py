@@ -29,6 +29,7 @@ from lash_tasks.domain.turns import TurnStatus
 
 PREFIX = "lash_"
 VERSION_TABLE = "lash_alembic_version"
+FOREVER_MS = 2**63 - 1
 
 metadata = MetaData(
     naming_convention={
@@ -211,8 +212,8 @@ batches = Table(
     Index(
         "ix_lash_batches_available",
         "available_at_ms",
-        postgresql_where=text("state = 'ready'"),
-        sqlite_where=text("state = 'ready'"),
+        postgresql_where=text(f"state = 'ready' AND available_at_ms < {FOREVER_MS}"),  # see `conditions.is_listed`
+        sqlite_where=text(f"state = 'ready' AND available_at_ms < {FOREVER_MS}"),
     ),
     Index(
         "ix_lash_batches_ended",

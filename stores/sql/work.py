@@ -34,6 +34,7 @@ from lash_tasks.stores.sql.conditions import (
     in_state,
     in_status,
     is_held_back,
+    is_listed,
     is_not_deleted,
     is_to_be_cancelled,
     now_of,
@@ -114,6 +115,7 @@ class SqlWorkStore:
             select(batches.c.session_id)
             .where(
                 in_state(BatchState.READY),
+                is_listed(),
                 batches.c.available_at_ms <= now - waiting_ms,
                 batches.c.agent.in_(agents),
                 ~is_held_back(batches, now),
@@ -129,6 +131,7 @@ class SqlWorkStore:
         now = now_of(self._database)
         delayed = select(batches.c.session_id, batches.c.available_at_ms.label("due_ms")).where(
             in_state(BatchState.READY),
+            is_listed(),
             batches.c.available_at_ms > now - since_ms,
             batches.c.available_at_ms <= now,
             batches.c.available_at_ms > batches.c.enqueued_at_ms,

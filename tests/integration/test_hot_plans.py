@@ -21,7 +21,7 @@ from lash_tasks.stores.sql.pipeline import Row, Statement, pipelined
 from lash_tasks.stores.sql.rows import content_bytes
 from lash_tasks.stores.sql.tables import metadata
 from tests.conformance.arrange import BOB, Scene, journal_row, node
-from tests.integration.test_query_plans import PAST
+from tests.integration.test_query_plans import PAST, let_rush_in, walks_through_ready_input
 
 IDLE, BUSY = SessionId("session-77"), SessionId("session-4930")
 GROWS = "batches|turns|sessions|effects|nodes|usage|fences|blobs|frames|states"
@@ -162,3 +162,16 @@ def test_a_checkpoint_and_a_commit(scene: Scene, plans: Plans) -> None:
     assert isinstance(scene.commit(turn, batch_ids=batch_ids, nodes=(node(1), node(2, parent=1))), Committed)
     assert scene.commit(turn, batch_ids=batch_ids) is CommitRefused.ALREADY
     plans.assert_by_index()
+
+
+def test_a_rush_on_a_queue_that_was_empty_is_not_walked_through(scene: Scene, plans: Plans) -> None:
+    let_rush_in(scene.database)
+    session_id = SessionId("session-930")
+    turn = scene.open(agents={"support": "ref"}, session_id=session_id)
+    taken = scene.checkpoint(turn, context_digest="")
+    assert isinstance(taken, CheckpointTaken)
+    scene.record(turn)
+    scene.committed(turn, batch_ids=(*turn.intent.batch_ids, *(batch.id for batch in taken.batches)))
+    plans.assert_by_index()
+    for query, plan in plans.found:
+        assert not walks_through_ready_input(plan), f"{query}\n{plan}"

@@ -67,6 +67,7 @@ def upgrade() -> None:
         postgresql_where=ready,
         sqlite_where=ready,
     )
+    _index_due_times("state = 'ready' AND available_at_ms < 9223372036854775807")
     quiet = sa.text("state = 'ready' AND quiet_ms IS NOT NULL")
     op.create_index(
         "ix_lash_batches_quiet",
@@ -116,6 +117,14 @@ def upgrade() -> None:
         op.create_index(name, table, [over], postgresql_where=where, sqlite_where=where)
 
 
+def _index_due_times(condition: str) -> None:
+    where = sa.text(condition)
+    op.drop_index("ix_lash_batches_available", "lash_batches")
+    op.create_index(
+        "ix_lash_batches_available", "lash_batches", ["available_at_ms"], postgresql_where=where, sqlite_where=where
+    )
+
+
 _PARTIAL = (
     ("lash_attachments", "ix_lash_attachments_uncommitted", "intent_at_ms", "committed_at_ms IS NULL"),
     ("lash_effects", "ix_lash_effects_outcome_ref", "outcome_ref", "outcome_ref IS NOT NULL"),
@@ -151,3 +160,4 @@ def downgrade() -> None:
     op.create_index(
         "ix_lash_batches_ready", "lash_batches", ["session_id", "seq"], postgresql_where=ready, sqlite_where=ready
     )
+    _index_due_times("state = 'ready'")
