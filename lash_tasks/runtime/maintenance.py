@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lash_tasks.clock import Clock
 from lash_tasks.domain.ids import fence_scope
 from lash_tasks.errors import LeaseStoreUnavailable
 from lash_tasks.machine.turn import MACHINE_VERSION
@@ -23,6 +24,9 @@ DUE_WITHIN_MS = 5000
 RING_AGAIN_MS = 5000
 """A session is not rung twice by these passes within this time: a long queue is not a lost doorbell."""
 RESCUE_AGAIN_MS = 2000
+PRUNE_STEP = 1000
+"""So many rows of a kind go in a transaction."""
+PRUNE_FOR_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Maintenance:
     repertoire: Repertoire
     insister: Insister
     pruning: Pruning
+    clock: Clock
+    draining: Callable[[], bool]
 
     @property
     def agents(self) -> Sequence[str]:
@@ -61,8 +67,16 @@ class Maintenance:
         return self._ring("wake_due", self.work.due(self.agents, DUE_WITHIN_MS, PASS_LIMIT), RING_AGAIN_MS)
 
     def prune(self) -> int:
-        """Remove what is over and past its retention; the number of rows."""
-        return self.work.prune(self.pruning)
+        """Remove what is over and past its retention, step by step until none is left; the number of rows.
+
+        After a minute it leaves the rest to the next pass, and it stops when the worker drains.
+        """
+        until = self.clock.monotonic() + PRUNE_FOR_SECONDS
+        removed, step = 0, PRUNE_STEP
+        while step >= PRUNE_STEP and self.clock.monotonic() < until and not self.draining():
+            step = self.work.prune(self.pruning, PRUNE_STEP)
+            removed += step
+        return removed
 
     def _ring(self, looked_by: str, found: Sequence[Runnable], again_ms: int) -> int:
         """Ring where nobody is at work: the holder of a lease looks again by itself, and a dead one's lease expires."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from lash_tasks import beat_schedule
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RENEWALS_PER_TTL = 3
 TICK_SECONDS = 0.25
+PASSES = {"ticker": {Task.RESCUE, Task.SWEEP, Task.WAKE_DUE}, "pruner": {Task.PRUNE}}
+"""Which thread runs which lines of the table. What takes long must not keep the passes of every second waiting."""
 
 
 class RunningWorker:
@@ -48,7 +50,15 @@ class RunningWorker:
         self._record = record
         self._insister = Insister(services.fleet, record, self.sessions.run)
         self.maintenance = Maintenance(
-            services.work, services.leases, services.slots, services.doorbell, self._repertoire, self._insister, pruning
+            services.work,
+            services.leases,
+            services.slots,
+            services.doorbell,
+            self._repertoire,
+            self._insister,
+            pruning,
+            services.clock,
+            lambda: worker.draining,
         )
         self._drain_grace = drain_grace
         self._maintenance_queue = names.queue(Queue.MAINTENANCE)
@@ -74,8 +84,9 @@ class RunningWorker:
         if tick if tick is not None else self._maintenance_queue in self._record.queues:
             # A worker looks only after what it has the code for, so another version's pass does not stand in for it.
             serves = digest([MACHINE_VERSION, *sorted(self._repertoire.refs.values())])[:16]
-            ticker = Ticker(self._ticks(), services.slots, services.clock, serves=serves)
-            every.append(("ticker", TICK_SECONDS, ticker.tick))
+            for name, tasks in PASSES.items():
+                ticker = Ticker(self._ticks(tasks), services.slots, services.clock, serves=serves)
+                every.append((name, TICK_SECONDS, ticker.tick))
         self._threads = [Periodic(name, period, action, services.clock) for name, period, action in every]
         self._threads += extra
         services.live.start()
@@ -108,11 +119,12 @@ class RunningWorker:
         self._keeper.keep()
         self.services.gatekeeper.renew()
 
-    def _ticks(self) -> dict[str, Tick]:
+    def _ticks(self, tasks: Collection[Task]) -> dict[str, Tick]:
         passes: dict[str, Callable[[], object]] = {
             Task.RESCUE: self.maintenance.rescue,
             Task.SWEEP: self.maintenance.sweep,
             Task.WAKE_DUE: self.maintenance.wake_due,
             Task.PRUNE: self.maintenance.prune,
         }
-        return {name: Tick(line.every_seconds, passes[line.task]) for name, line in beat_schedule.BEAT_SCHEDULE.items()}
+        lines = {name: line for name, line in beat_schedule.BEAT_SCHEDULE.items() if line.task in tasks}
+        return {name: Tick(line.every_seconds, passes[line.task]) for name, line in lines.items()}

@@ -71,5 +71,8 @@ class WorkStore(Protocol):
         ...
 
     def prune(self, pruning: Pruning, limit: int = 1000) -> int:
-        """Remove at most `limit` rows that are over; the number removed."""
+        """Remove what is over, of each kind at most `limit` rows; the number removed.
+
+        With `limit` or more there may be more to do, and a further call goes on.
+        """
         ...

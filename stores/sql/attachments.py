@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, tuple_
 
 from lash_tasks.domain.ids import BlobRef, SessionId
 from lash_tasks.domain.queue import BatchState
@@ -97,7 +97,9 @@ def prune_attachments(connection: Connection, database: Database, after_ms: int,
     refs = connection.execute(select(attachments.c.ref).where(*left).distinct().limit(limit)).scalars().all()
     untouched = select(blobs.c.ref).where(blobs.c.ref.in_(refs), blobs.c.touched_at_ms < before)
     free = connection.execute(untouched.with_for_update(skip_locked=True)).scalars().all()
-    return connection.execute(delete(attachments).where(attachments.c.ref.in_(free), *left)).rowcount if free else 0
+    key = tuple_(attachments.c.session_id, attachments.c.ref)
+    over = select(attachments.c.session_id, attachments.c.ref).where(attachments.c.ref.in_(free), *left).limit(limit)
+    return connection.execute(delete(attachments).where(key.in_(over))).rowcount if free else 0
 
 
 def _is_referred_to() -> ColumnElement[bool]:

@@ -44,7 +44,7 @@ from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.graph import SqlGraphStore
 from lash_tasks.stores.sql.tables import agents, batches, effects, sessions, turn_cancels, turns, workers
 
-TURNS_PER_PRUNING = 200
+BLOB_PASSES_PER_PRUNING = 10
 LEAST_BLOB_GRACE_MS = 3_600_000
 _PINNED = (turns.c.agent, turns.c.agent_ref, turns.c.machine_version)
 
@@ -172,12 +172,23 @@ class SqlWorkStore:
             self._prune_attachments,
         ]
         removed = 0
-        with self._database.transaction() as connection:
-            for prune_kind in kinds:
-                removed += prune_kind(connection, pruning, limit - removed)
-        removed += self._graph.remove_old(pruning.keys_after_ms, limit - removed)
+        for prune_kind in kinds:
+            with self._database.transaction() as connection:
+                removed += prune_kind(connection, pruning, limit)
+        removed += self._graph.remove_old(pruning.keys_after_ms, limit)
+        return removed + self._prune_blobs(pruning, limit)
+
+    def _prune_blobs(self, pruning: Pruning, limit: int) -> int:
+        """Most of what is looked at stays, so more is looked at than may go."""
         grace_ms = max(pruning.blobs_after_ms, LEAST_BLOB_GRACE_MS)
-        return removed + self._attachments.gc(grace_ms, limit - removed).deleted
+        removed = 0
+        for _ in range(BLOB_PASSES_PER_PRUNING):
+            wanted = limit - removed
+            found = self._attachments.gc(grace_ms, wanted)
+            removed += found.deleted
+            if removed == limit or found.retained + found.deleted < wanted:
+                break
+        return removed
 
     def _prune_batches(self, connection: Connection, pruning: Pruning, limit: int) -> int:
         """Dead batches stay, for they can be replayed, and replays stay, for they say that it was done."""
@@ -202,7 +213,10 @@ class SqlWorkStore:
         return _removed(connection, delete(batches).where(batches.c.seq.in_(left)))
 
     def _prune_journals(self, connection: Connection, pruning: Pruning, limit: int) -> int:
-        """Whole turns are marked when nothing of them is left, so that no pass looks at them again."""
+        """Whole turns are marked when nothing of them is left, so that no pass looks at them again.
+
+        A turn that is marked counts when it had less than one row, so that a full pass is known for one.
+        """
         if pruning.journals_after_ms is None:
             return 0
         closed = (
@@ -213,7 +227,7 @@ class SqlWorkStore:
                 turns.c.committed_at_ms < now_of(self._database) - pruning.journals_after_ms,
             )
             .order_by(turns.c.committed_at_ms)
-            .limit(min(limit, TURNS_PER_PRUNING))
+            .limit(limit)
             .with_for_update(skip_locked=True)
         )
         picked = [(SessionId(row.session_id), TurnId(row.turn_id)) for row in connection.execute(closed)]
@@ -225,7 +239,7 @@ class SqlWorkStore:
         empty = [turn for turn, scope in zip(picked, scopes, strict=True) if scope not in kept]
         mark = update(turns).where(tuple_(turns.c.session_id, turns.c.turn_id).in_(empty))
         connection.execute(mark.values(pruned_at_ms=self._database.now()))
-        return removed
+        return max(removed, len(empty))
 
     def _prune_cancels(self, connection: Connection, pruning: Pruning, limit: int) -> int:
         """A cancel that came while the turn was being committed."""

@@ -251,6 +251,29 @@ def test_pruning_leaves_what_a_dead_letter_may_bring_again(album: Album) -> None
     assert album.stored() == {b"picture"}
 
 
+def test_pruning_lets_go_of_no_more_at_once_than_it_may_however_many_sessions_show_a_picture(album: Album) -> None:
+    for number in range(5):
+        batch = draft(SessionId(f"session-{number}"), blobs=(Blob(blob_ref(b"logo"), b"logo"),))
+        album.queue.enqueue(batch)
+        album.queue.cancel(batch.session_id, batch.id)
+    album.wait(8 * DAY_MS)
+    pruning = Pruning(keys_after_ms=7 * DAY_MS, workers_after_ms=365 * DAY_MS)
+    passes = [(album.work.prune(pruning, limit=2), album.scene.count(tables.attachments)) for _ in range(4)]
+    assert passes == [(2 + 2, 3), (2 + 2, 1), (1 + 1 + 1, 0), (0, 0)]
+    assert album.stored() == set()
+
+
+def test_of_blobs_more_is_looked_at_than_may_go(album: Album) -> None:
+    """Most of them are in use, so a store with many would take months to be gone through."""
+    pictures = [b"%d" % number for number in range(20)]
+    used = sorted(pictures, key=blob_ref)[:-1]
+    album.blobs.put(pictures)
+    album.send(*used)
+    album.wait(8 * DAY_MS)
+    assert album.work.prune(PRUNING, limit=2) == 1
+    assert album.stored() == set(used)
+
+
 def test_a_grace_of_less_than_an_hour_is_an_hour(album: Album) -> None:
     album.blobs.put([b"picture"])
     album.wait(HOUR_MS - 1000)

@@ -456,6 +456,28 @@ def test_a_turn_whose_journal_is_gone_is_not_looked_at_again(scene: Scene, work:
     assert work.prune(pruning) == 0
 
 
+def test_many_closed_turns_without_a_journal_look_like_a_full_pass(scene: Scene, work: SqlWorkStore) -> None:
+    pruning = Pruning(keys_after_ms=DAY_MS, journals_after_ms=1000)
+    for number in range(5):
+        closed_turn(scene, SessionId(f"session-{number}"), effects=0)
+    scene.clock.advance(2)
+    assert [work.prune(pruning, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert all(row["pruned_at_ms"] for row in scene.rows(tables.turns))
+
+
+def test_much_of_one_kind_keeps_no_other_from_going(scene: Scene, work: SqlWorkStore, queue: SqlInputQueue) -> None:
+    """All kinds shared one bound, and ended inputs came first: beyond some traffic nothing else was ever removed."""
+    closed_turn(scene)
+    scene.beat(ALICE)
+    for _ in range(3):
+        one = draft(OTHER_SESSION)
+        queue.enqueue(one)
+        queue.cancel(OTHER_SESSION, one.id)
+    scene.clock.advance(2)
+    work.prune(Pruning(keys_after_ms=1000, journals_after_ms=1000, workers_after_ms=1000), limit=3)
+    assert (scene.count(tables.workers), scene.count(tables.effects), scene.count(tables.batches)) == (0, 0, 1)
+
+
 def test_pruning_is_bounded_and_goes_on_where_it_stopped(
     scene: Scene, work: SqlWorkStore, queue: SqlInputQueue
 ) -> None:
@@ -470,7 +492,7 @@ def test_pruning_is_bounded_and_goes_on_where_it_stopped(
     while not removed or removed[-1]:
         removed.append(work.prune(pruning, limit=4))
 
-    assert removed == [4, 4, 4, 2, 0]
+    assert removed == [3 + 4 + 2, 4, 1, 0]
     left = {table.name: scene.count(table) for table in (tables.batches, tables.effects, tables.workers)}
     assert left == {"lash_batches": 0, "lash_effects": 0, "lash_workers": 0}
     assert all(row["pruned_at_ms"] for row in scene.rows(tables.turns))

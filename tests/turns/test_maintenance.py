@@ -11,13 +11,22 @@ from lash_tasks.clock import FakeClock
 from lash_tasks.domain.ids import LeaseToken, fence_scope
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.runtime.crash_points import CrashPoint
-from lash_tasks.runtime.maintenance import DUE_WITHIN_MS, RESCUE_AGAIN_MS, RING_AGAIN_MS, SWEEP_AFTER_MS, Maintenance
+from lash_tasks.runtime.maintenance import (
+    DUE_WITHIN_MS,
+    PRUNE_FOR_SECONDS,
+    PRUNE_STEP,
+    RESCUE_AGAIN_MS,
+    RING_AGAIN_MS,
+    SWEEP_AFTER_MS,
+    Maintenance,
+)
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.memory import open_memory_stores
+from lash_tasks.stores.protocols import Pruning
 from lash_tasks.stores.sql import tables
 from lash_tasks.wiring import WorkerParts
-from tests.turns.doubles import LeaseOutage
+from tests.turns.doubles import LeaseOutage, WorkBetween
 from tests.turns.stage import SESSION, Death, Stage, agent
 
 TTL = 6.0
@@ -276,6 +285,37 @@ def test_without_a_retention_journals_are_kept(stage: Stage, clock: FakeClock) -
     with stage.worker() as parts:
         assert parts.running.maintenance.prune() == 1
     assert len(stage.rows(tables.effects)) == 1
+
+
+class Full(WorkBetween):
+    """There is a step to prune for each number in `steps`, and each takes ten seconds."""
+
+    def __init__(self, passes: Maintenance, clock: FakeClock, *steps: int) -> None:
+        super().__init__(passes.work)
+        self.steps = list(steps)
+        self.clock = clock
+
+    def prune(self, pruning: Pruning, limit: int = 1000) -> int:
+        self.clock.advance(10)
+        return self.steps.pop(0)
+
+
+def test_prune_goes_on_until_a_step_is_not_full(passes: Maintenance, clock: FakeClock) -> None:
+    full = Full(passes, clock, PRUNE_STEP, 3 * PRUNE_STEP, PRUNE_STEP - 1, 1)
+    assert replace(passes, work=full).prune() == 5 * PRUNE_STEP - 1
+    assert full.steps == [1]
+
+
+def test_prune_leaves_the_rest_to_the_next_pass_after_its_time(passes: Maintenance, clock: FakeClock) -> None:
+    full = Full(passes, clock, *[PRUNE_STEP] * 10)
+    replace(passes, work=full).prune()
+    assert len(full.steps) == 10 - PRUNE_FOR_SECONDS / 10
+
+
+def test_prune_stops_when_the_worker_drains(passes: Maintenance, clock: FakeClock) -> None:
+    full = Full(passes, clock, *[PRUNE_STEP] * 5)
+    replace(passes, work=full, draining=lambda: len(full.steps) == 3).prune()
+    assert len(full.steps) == 3
 
 
 def test_a_pass_of_many_workers_at_once_rings_once(stage: Stage, clock: FakeClock) -> None:

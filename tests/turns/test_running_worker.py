@@ -16,14 +16,14 @@ from lash_tasks.runtime.maintenance import SWEEP_AFTER_MS
 from lash_tasks.runtime.session_runner import RunVerdict
 from lash_tasks.settings import Settings
 from lash_tasks.stores.memory import open_memory_stores
-from lash_tasks.stores.protocols import WorkerRecord
+from lash_tasks.stores.protocols import Pruning, WorkerRecord
 from lash_tasks.wiring import WorkerParts
 from tests.services import wait_until
 from tests.turns.models import Model
 from tests.turns.stage import AGENT, SESSION, Stage
 
 TTL = 0.6
-THREADS = {"lash-keeper", "lash-beat", "lash-ticker"}
+THREADS = {"lash-keeper", "lash-beat", "lash-ticker", "lash-pruner"}
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_it_is_listed_while_it_runs_and_leaves_no_thread_behind(stage: Stage) ->
 def test_it_ticks_by_itself_only_where_it_serves_the_maintenance_queue(stage: Stage) -> None:
     with stage.worker() as parts:
         parts.running.start()
-        assert threads() == THREADS - {"lash-ticker"}
+        assert threads() == THREADS - {"lash-ticker", "lash-pruner"}
         parts.running.stop()
 
 
@@ -129,6 +129,24 @@ def test_its_ticker_rings_for_what_nobody_rang_for(stage: Stage) -> None:
     del stage.rings.sessions[:]
     with running(stage, tick=True):
         wait_until(lambda: stage.rings.sessions == [SESSION], SWEEP_AFTER_MS / 1000 + 20, "the sweep")
+
+
+def test_pruning_that_takes_long_keeps_no_sweep_waiting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def long(pruning: Pruning, limit: int) -> int:
+        began.set()
+        return int(not goes_on.wait(30))
+
+    with stage.worker() as parts:
+        monkeypatch.setattr(parts.running.services.work, "prune", long)
+        parts.running.start(tick=True)
+        assert began.wait(20)
+        stage.send("hello")
+        del stage.rings.sessions[:]
+        wait_until(lambda: stage.rings.sessions == [SESSION], SWEEP_AFTER_MS / 1000 + 20, "the sweep")
+        goes_on.set()
+        parts.running.stop()
 
 
 def test_it_stops_also_without_a_database_to_sign_off_from(
