@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -85,7 +86,7 @@ def open_stores(
         graph=SqlGraphStore(database),
         registry=SqlSessionRegistry(database),
         fleet=SqlFleet(database, worker_ttl_ms=settings.lease_ttl_ms),
-        work=SqlWorkStore(database, worker_ttl_ms=settings.lease_ttl_ms),
+        work=SqlWorkStore(database, worker_ttl_ms=settings.lease_ttl_ms, blobs_after=secrets.token_hex(2)),
         blobs=SqlBlobStore(database),
         attachments=SqlAttachmentStore(database),
         leases=leases,

@@ -48,7 +48,8 @@ class AttachmentStore(Protocol):
     def gc(self, grace_ms: int, limit: int = 1000) -> Collected:
         """Look at the next `limit` blobs, and delete those that nothing refers to and nobody has put for `grace_ms`.
 
-        A pass goes on where the one before has ended. It reads all references before it deletes anything, and deletes
-        nothing if one of them cannot be read. What somebody is just putting is left alone.
+        A pass goes on where the one before has ended, and after the last blob with the first. It reads all references
+        before it deletes anything, and deletes nothing if one of them cannot be read. What somebody is just putting is
+        left alone.
         """
         ...

@@ -23,13 +23,17 @@ TOUCH = "touched_at_ms = CASE lash_blobs.touched_at_ms WHEN 0 THEN 0 ELSE exclud
 
 
 class SqlAttachmentStore:
-    """`AttachmentStore` on Postgres and SQLite."""
+    """`AttachmentStore` on Postgres and SQLite.
 
-    def __init__(self, database: Database) -> None:
+    The first pass looks at what comes after the ref `after`. It should differ from worker to worker: whichever is up
+    makes the next pass, and many that began at the same place would never come to the end.
+    """
+
+    def __init__(self, database: Database, after: str = "") -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._after = ""
-        """The blob that the last pass has looked at last. A restart begins anew, which costs a look."""
+        self._after = after
+        """Where the next pass begins."""
 
     def committed(self, session_id: SessionId) -> list[BlobRef]:
         query = select(attachments.c.ref).where(
@@ -63,17 +67,16 @@ class SqlAttachmentStore:
             return Collected(0, 0, 0)
         old = _put_before(now_of(self._database) - grace_ms)
         with self._lock:
-            next_ones = (
-                select(blobs.c.ref, _is_referred_to().label("referred"), old.label("old"))
-                .where(blobs.c.ref > self._after)
-                .order_by(blobs.c.ref)
-                .limit(limit)
-            )
+            query = select(blobs.c.ref, _is_referred_to().label("referred"), old.label("old")).order_by(blobs.c.ref)
             with self._database.transaction() as connection:
-                looked = connection.execute(next_ones).all()
+                looked = list(connection.execute(query.where(blobs.c.ref > self._after).limit(limit)))
+                if len(looked) < limit:
+                    from_the_start = query.where(blobs.c.ref <= self._after).limit(limit - len(looked))
+                    looked += connection.execute(from_the_start)
                 over = [row.ref for row in looked if row.old and not row.referred]
                 deleted = _delete(connection, over, old) if over else 0
-            self._after = looked[-1].ref if len(looked) == limit else ""
+            if looked:
+                self._after = looked[-1].ref
         return Collected(sum(row.referred for row in looked), len(looked) - deleted, deleted)
 
 

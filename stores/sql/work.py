@@ -50,13 +50,16 @@ _PINNED = (turns.c.agent, turns.c.agent_ref, turns.c.machine_version)
 
 
 class SqlWorkStore:
-    """`WorkStore` on Postgres and SQLite. `worker_ttl_ms` after its last beat a worker is taken for dead."""
+    """`WorkStore` on Postgres and SQLite. `worker_ttl_ms` after its last beat a worker is taken for dead.
 
-    def __init__(self, database: Database, *, worker_ttl_ms: int = 6000) -> None:
+    `blobs_after` is where it begins to look for blobs to prune, see `SqlAttachmentStore`.
+    """
+
+    def __init__(self, database: Database, *, worker_ttl_ms: int = 6000, blobs_after: str = "") -> None:
         self._database = database
         self._worker_ttl_ms = worker_ttl_ms
         self._graph = SqlGraphStore(database)
-        self._attachments = SqlAttachmentStore(database)
+        self._attachments = SqlAttachmentStore(database, blobs_after)
 
     def runnable(self, request: OpenRequest) -> Runnable | None:
         session_id = request.session_id

@@ -201,6 +201,19 @@ def test_passes_go_on_where_the_last_has_ended_and_begin_again(album: Album) -> 
     assert album.store.gc(HOUR_MS, limit=0) == Collected(0, 0, 0)
 
 
+def test_a_collector_begins_where_it_is_told_and_goes_on_at_the_start(album: Album) -> None:
+    """All began at the first blob. Where workers lived for less than a round, those at the end were never looked at."""
+    refs = sorted(map(blob_ref, (b"%d" % number for number in range(5))))
+    album.blobs.put([b"%d" % number for number in range(5)])
+    album.wait(2 * HOUR_MS)
+    left = [set(refs[:3]), set(refs[1:3]), set(refs[1:3])]
+    collector = SqlAttachmentStore(album.scene.database, refs[2])
+    for limit, expected in zip((2, 1, 0), left, strict=True):
+        collector.gc(HOUR_MS, limit)
+        assert {row["ref"] for row in album.scene.rows(tables.blobs)} == expected
+    assert SqlAttachmentStore(album.scene.database, refs[1]).gc(HOUR_MS, 5) == Collected(0, 0, 2)
+
+
 def test_a_sender_in_an_open_transaction_and_a_collector_do_not_miss_each_other(
     album: Album, beside: ThreadPoolExecutor
 ) -> None:
