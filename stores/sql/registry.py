@@ -171,11 +171,13 @@ class SqlSessionRegistry:
             connection.execute(insert(nodes), rows)
 
     def _forget_what_it_showed(self, connection: Connection, session_id: SessionId) -> None:
-        """Hide the nodes until vacuum removes them, and drop what belonged to them."""
+        """Hide the nodes until vacuum removes them, and drop what belonged to them. Their images go as late as they."""
         shown = update(nodes).where(nodes.c.session_id == session_id, nodes.c.tombstoned_at_ms.is_(None))
         connection.execute(shown.values(tombstoned_at_ms=now_of(self._database)))
         for table in (frames, states):
             connection.execute(delete(table).where(table.c.session_id == session_id))
+        unused = update(attachments).where(attachments.c.session_id == session_id)
+        connection.execute(unused.values(committed_at_ms=None, intent_at_ms=now_of(self._database)))
 
 
 def _beginning(stored: bytes) -> str | None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from lash_tasks.domain.founding import NewSession
 from lash_tasks.domain.ids import BlobRef, MessageId, SessionId, blob_ref
 from lash_tasks.domain.inputs import Blob
 from lash_tasks.domain.messages import ImagePart, Message, Role, TextPart
@@ -17,6 +18,7 @@ from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.attachments import SqlAttachmentStore
 from lash_tasks.stores.sql.blobs import SqlBlobStore
 from lash_tasks.stores.sql.queue import SqlInputQueue
+from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.work import SqlWorkStore
 from tests.conformance.arrange import SESSION, Scene
@@ -285,6 +287,21 @@ def test_of_blobs_more_is_looked_at_than_may_go(album: Album) -> None:
     album.wait(8 * DAY_MS)
     assert album.work.prune(PRUNING, limit=2) == 1
     assert album.stored() == set(used)
+
+
+def test_images_of_what_was_hidden_for_good_go_with_it_unless_they_are_shown_again(album: Album) -> None:
+    album.send(b"passport", b"logo")
+    album.answer(b"passport", b"logo")
+    SqlSessionRegistry(album.scene.database).begin_anew(NewSession(session_id=SESSION), 1)
+    album.wait(4 * DAY_MS)
+    album.send(b"logo")
+    album.answer(b"logo")
+    album.work.prune(PRUNING)
+    assert album.stored() == {b"passport", b"logo"}
+    album.wait(4 * DAY_MS)
+    album.work.prune(PRUNING)
+    assert album.stored() == {b"logo"}
+    assert album.store.committed(SESSION) == [blob_ref(b"logo")]
 
 
 def test_a_grace_of_less_than_an_hour_is_an_hour(album: Album) -> None:
