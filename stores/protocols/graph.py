@@ -47,5 +47,8 @@ class GraphStore(Protocol):
         ...
 
     def vacuum(self, session_id: SessionId) -> int:
-        """Remove what is hidden for good; how many nodes. What hung from them hangs from what they hung from."""
+        """Remove what is hidden for good; how many nodes. What hung from them hangs from what they hung from.
+
+        Nothing is removed while a turn of the session runs.
+        """
         ...

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, delete, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Text, delete, literal, select, text, tuple_, update
 
 from lash_tasks.domain.ids import NodeId, SessionId
 from lash_tasks.domain.sessions import Place, SessionGraph, StoredNode
-from lash_tasks.stores.sql.conditions import now_of
+from lash_tasks.stores.sql.conditions import has_no_turn, now_of
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fencing import lock_fence
 from lash_tasks.stores.sql.paths import CURRENT_LEAF, GIVEN_LEAF, ON_PATH, WALK
@@ -104,7 +104,8 @@ class SqlGraphStore:
     def remove_old(self, after_ms: int, limit: int) -> int:
         """Vacuum what was hidden so long ago, in whatever session; at most `limit` nodes."""
         old = nodes.c.tombstoned_at_ms < now_of(self._database) - after_ms
-        query = select(nodes.c.session_id).where(old).order_by(nodes.c.tombstoned_at_ms).limit(limit)
+        free = has_no_turn(nodes.c.session_id)
+        query = select(nodes.c.session_id).where(old, free).order_by(nodes.c.tombstoned_at_ms).limit(limit)
         with self._database.reading() as connection:
             found = Counter(connection.execute(query).scalars())
         removed = 0
@@ -177,12 +178,14 @@ def _shown(connection: Connection, session_id: SessionId, *conditions: ColumnEle
 def _remove(
     connection: Connection, session_id: SessionId, hidden: list[ColumnElement[bool]], limit: int | None = None
 ) -> int:
-    """Remove hidden nodes of the session; how many.
+    """Remove hidden nodes of the session; how many. None while a turn runs: its commit hangs from the leaf it has read.
 
     Commits are chains that hang from one another by their first nodes. So a commit that loses its first node hands the
     place on, and what hangs from a commit of which nothing is left hangs from what that one hung from.
     """
     lock_fence(connection, session_id)
+    if not connection.execute(select(has_no_turn(literal(session_id, Text)))).scalar_one():
+        return 0
     picked = select(*_IN_ORDER).where(nodes.c.session_id == session_id, *hidden).limit(limit)
     gone = {(row.revision, row.ordinal) for row in connection.execute(picked)}
     if not gone:

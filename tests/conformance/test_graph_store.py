@@ -352,6 +352,25 @@ def test_what_is_removed_leaves_the_rest_of_its_branch_together(story: Story, hi
     assert story.path("aside") == [*(name for name in ("a", "b", "c") if name not in hidden), "aside"]
 
 
+def test_nothing_is_removed_beneath_a_turn_that_runs(story: Story) -> None:
+    """The turn's first node hung from a leaf that was gone, and the way to the session's leaf ended there."""
+    work, pruning = SqlWorkStore(story.scene.database), Pruning(keys_after_ms=0, workers_after_ms=2**40)
+    story.say("a", "b")
+    story.say("c", after="b")
+    opened = story.turn()
+    story.store.tombstone(SESSION, [NodeId("c")])
+    story.scene.clock.advance(1)
+    assert story.store.vacuum(SESSION) == 0
+    work.prune(pruning)
+    assert story.scene.count(tables.nodes) == 3
+    new = chain((message("d"),), NodeId("c"))
+    story.scene.committed(opened, nodes=new, leaf=opened.history[-1].place, stamp="stamp-3")
+    assert story.store.vacuum(SESSION) == 1
+    assert story.path() == ["a", "b", "d"]
+    story.branch("d")
+    assert story.path() == ["a", "b", "d"]
+
+
 def test_pruning_removes_what_was_hidden_long_ago_up_to_its_bound(story: Story) -> None:
     work, pruning = SqlWorkStore(story.scene.database), Pruning(keys_after_ms=10_000, workers_after_ms=2**40)
     story.say("a", "b", "c", "d")
