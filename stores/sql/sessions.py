@@ -165,6 +165,8 @@ class SqlSessionStore:
             connection.execute(_RAISE_FENCE, {"scope": scope})
             if only_if_idle and _is_at_work(connection, session_id):
                 raise SessionBusy(session_id)  # and the fence is as it was
+            # As pruning does: the turns' rows before those of their journals.
+            connection.execute(select(turns.c.turn_id).where(turns.c.session_id == session_id).with_for_update()).all()
             refs = _blobs_of(connection, session_id, journal) if purge else []
             now_ms: int = connection.execute(select(now_of(self._database))).scalar_one()
             mark = {"session_id": session_id, "now_ms": self._database.now_override()}

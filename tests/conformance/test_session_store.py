@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import delete, insert, select
 
 from lash_tasks.domain.codec import encode
 from lash_tasks.domain.ids import ReplayKey, SessionId, TurnId
@@ -263,6 +263,23 @@ def test_a_deletion_waits_for_a_commit_that_is_under_way(
     assert scene.commit(turn) is CommitRefused.FENCED
     if other is not scene.database:
         other.close()
+
+
+def test_a_deletion_and_a_pruning_lock_what_is_of_a_turn_in_the_same_order(
+    scene: Scene, sessions: SqlSessionStore, beside: ThreadPoolExecutor
+) -> None:
+    if scene.database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    scene.send()
+    turn = scene.open()
+    scene.record(turn)
+    scene.committed(turn)
+    with scene.database.transaction() as connection:  # as `SqlWorkStore` prunes
+        connection.execute(select(tables.turns.c.turn_id).with_for_update(skip_locked=True)).all()
+        deleting = start_and_wait(scene.database, beside, lambda: sessions.delete(SESSION))
+        connection.execute(delete(tables.effects))
+    assert deleting.result(timeout=20)
+    assert scene.count(tables.turns) == 0
 
 
 def test_a_begun_call_and_a_large_outcome_go_with_their_turn(scene: Scene, sessions: SqlSessionStore) -> None:
