@@ -302,7 +302,10 @@ class SqlInputQueue:
             if connection.execute(insert_copy, parameters).first() is not None:
                 return Enqueued(new_id, session_id, created=True)
             first = select(batches.c.id).where(batches.c.replay_of == batch_id)
-            return Enqueued(BatchId(connection.execute(first).scalar_one()), session_id, created=False)
+            replayed_as = connection.execute(first).scalar_one_or_none()
+            if replayed_as is None:  # the session was deleted in between, and its dead letters with it
+                return None
+            return Enqueued(BatchId(replayed_as), session_id, created=False)
 
 
 # ---------------------------------------------------------------- rows and conditions

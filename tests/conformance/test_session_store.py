@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from lash_tasks.domain.codec import encode
-from lash_tasks.domain.ids import ReplayKey, SessionId, TurnId
+from lash_tasks.domain.ids import BatchId, ReplayKey, SessionId, TurnId
 from lash_tasks.domain.journal import RecordVerdict
 from lash_tasks.domain.sessions import SessionHead, StoredNode
 from lash_tasks.domain.turns import (
@@ -25,6 +25,7 @@ from lash_tasks.domain.turns import (
 from lash_tasks.domain.usage import TokenUsage, UsageEntry, UsageTotal
 from lash_tasks.errors import SessionDeleted
 from lash_tasks.stores.protocols import CommitRefused, NotOpened, OpenedTurn
+from lash_tasks.stores.sql import queue as queue_module
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.queue import SqlInputQueue
@@ -280,6 +281,27 @@ def test_a_deletion_and_a_pruning_lock_what_is_of_a_turn_in_the_same_order(
         connection.execute(delete(tables.effects))
     assert deleting.result(timeout=20)
     assert scene.count(tables.turns) == 0
+
+
+def test_a_replay_whose_dead_letter_goes_meanwhile_finds_none_as_any_later_one_does(
+    scene: Scene, sessions: SqlSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if scene.database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    scene.send("dead")
+    scene.committed(scene.open(), dead_reason="poison")
+    look = queue_module._session_of_dead
+
+    def look_and_delete(connection: Connection, batch_id: BatchId) -> SessionId | None:
+        found = look(connection, batch_id)
+        assert sessions.delete(SESSION)
+        return found
+
+    monkeypatch.setattr(queue_module, "_session_of_dead", look_and_delete)
+    queue = SqlInputQueue(scene.database)
+    assert queue.replay(BatchId("dead"), BatchId("again")) is None
+    monkeypatch.undo()
+    assert queue.replay(BatchId("dead"), BatchId("again")) is None
 
 
 def test_a_begun_call_and_a_large_outcome_go_with_their_turn(scene: Scene, sessions: SqlSessionStore) -> None:
