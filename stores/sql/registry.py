@@ -203,7 +203,9 @@ def _required(connection: Connection, session_id: SessionId) -> Row:
 
 
 def _agent_of(connection: Connection, session_id: str) -> str | None:
-    inputs = select(batches.c.agent).where(batches.c.session_id == session_id).order_by(batches.c.seq.desc())
+    # The sum keeps the planner off the primary key: of an idle session it would walk back through everybody's input.
+    newest_first = (batches.c.seq + 0).desc()
+    inputs = select(batches.c.agent).where(batches.c.session_id == session_id).order_by(newest_first)
     past = select(turns.c.agent).where(turns.c.session_id == session_id).order_by(turns.c.turn_index.desc())
     newest = connection.execute(inputs.limit(1)).scalar() or connection.execute(past.limit(1)).scalar()
     return newest or _agent_said(_row(connection, SessionId(session_id)))

@@ -20,6 +20,7 @@ from lash_tasks.stores.protocols import OpenRequest, Pruning
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from lash_tasks.stores.sql.queue import SqlInputQueue
+from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.tables import metadata
 from lash_tasks.stores.sql.work import SqlWorkStore
@@ -183,6 +184,18 @@ def test_the_head_of_a_long_line_and_the_ends_of_a_run_are_found_in_indexes(data
     assert re.search(r"Index Scan using ix_lash_batches_ready on lash_batches line", plan), plan
     assert len(re.findall(r"Index (?:Only )?Scan(?: Backward)? using ix_lash_batches_quiet", plan)) >= 2, plan
     assert "Sort" not in plan, plan
+
+
+def test_the_agent_of_a_session_is_not_sought_in_the_input_of_all_however_few_they_are(database: Database) -> None:
+    """Where each has much input, a walk back through everybody's looked short. For one that was idle it was not."""
+    with database.transaction() as connection:
+        moved = "UPDATE lash_batches SET session_id = CASE WHEN seq < 10000 THEN 'session-7' ELSE 'session-8' END"
+        connection.execute(text(moved))
+        connection.execute(text("ANALYZE lash_batches"))
+    agent_of = SqlSessionRegistry(database).agent_of
+    plans = [plan for _, plan in explain(database, lambda _: agent_of(SESSION)) if "lash_batches" in plan]
+    assert plans
+    assert not any("pk_lash_batches" in plan for plan in plans), plans
 
 
 def test_a_send_is_one_round_trip(postgres_url: str, tmp_path: Path) -> None:
