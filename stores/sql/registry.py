@@ -238,9 +238,13 @@ def _shown(connection: Connection, session: Row) -> Sequence[Row]:
     return connection.execute(query.order_by(nodes.c.revision, nodes.c.ordinal)).mappings().all()
 
 
+# A sender that raced the deletion of the target's former self may have left one of them.
+_COPY_ATTACHMENTS = text("""
+INSERT INTO lash_attachments (session_id, ref, intent_at_ms, committed_at_ms)
+SELECT CAST(:target AS text), a.ref, a.intent_at_ms, a.committed_at_ms FROM lash_attachments a
+WHERE a.session_id = :source AND a.committed_at_ms IS NOT NULL
+ON CONFLICT (session_id, ref) DO UPDATE SET committed_at_ms = excluded.committed_at_ms""")
+
+
 def _copy_attachments(connection: Connection, source: SessionId, target: SessionId) -> None:
-    columns = ["ref", "intent_at_ms", "committed_at_ms"]
-    theirs = select(text(":target"), *(attachments.c[name] for name in columns)).where(
-        attachments.c.session_id == source, attachments.c.committed_at_ms.is_not(None)
-    )
-    connection.execute(insert(attachments).from_select(["session_id", *columns], theirs), {"target": target})
+    connection.execute(_COPY_ATTACHMENTS, {"source": source, "target": target})
