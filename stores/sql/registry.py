@@ -30,16 +30,9 @@ class SqlSessionRegistry:
 
     def create(self, new: NewSession) -> SessionHead:
         with self._database.transaction() as connection:
-            if new.source_id is not None:
-                share_fence(connection, new.source_id)
-            lock_fence(connection, new.session_id)
-            former = _row(connection, new.session_id)
-            if former is None:
-                if _is_sent_to(connection, new.session_id):
-                    raise SessionAlreadyExists(new.session_id)
-            elif former["deleted_at_ms"] is None:
-                raise SessionAlreadyExists(new.session_id)
-            self._found(connection, new, former)
+            _former(connection, new.session_id)  # who comes too late waits for nobody and holds nobody up
+            _lock_fences(connection, new)
+            self._found(connection, new, _former(connection, new.session_id))
             return session_head(_required(connection, new.session_id))
 
     def begin_anew(self, new: NewSession, expected_revision: int) -> SessionHead:
@@ -218,6 +211,23 @@ def _agent_said(row: Row | None) -> str | None:
 def _said_with_agent(connection: Connection, session: Row) -> SessionSpec:
     """What a session says over its agent's policy, and which agent it has by now."""
     return SessionSpec({"agent": _agent_of(connection, session["id"])}).over(session_head(session).spec)
+
+
+def _former(connection: Connection, session_id: SessionId) -> Row | None:
+    """The tombstone of the deleted session that had this id. Raises SessionAlreadyExists."""
+    row = _row(connection, session_id)
+    if _is_sent_to(connection, session_id) if row is None else row["deleted_at_ms"] is None:
+        raise SessionAlreadyExists(session_id)
+    return row
+
+
+def _lock_fences(connection: Connection, new: NewSession) -> None:
+    """Each in its way, in the order of their scopes, as all do that lock several."""
+    locks = {new.session_id: lock_fence}
+    if new.source_id is not None:
+        locks.setdefault(new.source_id, share_fence)
+    for session_id in sorted(locks, key=fence_scope):
+        locks[session_id](connection, session_id)
 
 
 def _is_sent_to(connection: Connection, session_id: SessionId) -> bool:
