@@ -102,7 +102,7 @@ def apply_changes(connection: CallerConnection, commit: TurnCommit, revision: in
         return False
     for ref in commit.attachments:
         _attach(connection, {**session, "ref": ref})
-    for state in commit.states:
+    for state in sorted(commit.states, key=_ref):  # one order of locks
         _write_state(connection, session, state)
     if commit.spec is not None:
         connection.run(_SET_SPEC, {**session, "spec": commit.spec.spec})
@@ -152,9 +152,13 @@ def _write_state(connection: CallerConnection, session: dict[str, object], state
     if state.body is None:
         connection.run(_DROP_STATE, named)
         return
-    body = {"ref": blob_ref(state.body), "content": state.body, "generation": state.generation}
+    body = {"ref": _ref(state), "content": state.body, "generation": state.generation}
     connection.run(_PUT_BODY, {**named, **body})
     connection.run(_PUT_STATE, {**named, **body})
+
+
+def _ref(state: StateWrite) -> str:
+    return "" if state.body is None else blob_ref(state.body)
 
 
 def _open_frame(connection: CallerConnection, session: dict[str, object], frame: FrameOpening) -> bool:

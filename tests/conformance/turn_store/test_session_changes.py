@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from lash_tasks.domain.ids import NodeId, TurnId, blob_ref
 from lash_tasks.domain.messages import text_of
@@ -22,8 +24,9 @@ from lash_tasks.stores.protocols import (
     StateWrite,
 )
 from lash_tasks.stores.sql import tables
+from lash_tasks.stores.sql.blobs import SqlBlobStore
 from tests.conformance.arrange import BOB, MACHINE_VERSION, SESSION, Scene, node
-from tests.conformance.inputs import draft
+from tests.conformance.inputs import draft, start_and_wait
 
 FOLLOW_UP = FollowUp(
     turn_id=TurnId("turn:agent-frame:1"),
@@ -333,3 +336,21 @@ def test_input_that_may_join_holds_back_a_commit_that_changes_much(scene: Scene)
     before = scene.everything()
     assert scene.commit(opened, **everything(), refuse_if_joinable=True) is CommitRefused.JOINABLE
     assert scene.everything() == before
+
+
+def test_states_are_written_in_the_order_of_their_refs_however_the_commit_names_them(
+    scene: Scene, beside: ThreadPoolExecutor
+) -> None:
+    """Two plugins whose states two sessions had swapped, say, locked them crosswise, and one commit failed."""
+    if scene.database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    first, last = sorted((b"one", b"two"), key=blob_ref)
+    SqlBlobStore(scene.database).put([first, last])
+    opened = turn(scene)
+    states = (StateWrite("a", 1, last), StateWrite("b", 1, first))
+    lock = "SELECT ref FROM lash_blobs WHERE ref = :ref FOR UPDATE"
+    with scene.database.transaction() as connection:
+        connection.execute(text(lock), {"ref": blob_ref(first)})
+        committing = start_and_wait(scene.database, beside, lambda: scene.commit(opened, states=states))
+        connection.execute(text(f"{lock} NOWAIT"), {"ref": blob_ref(last)})
+    assert isinstance(committing.result(timeout=20), Committed)
