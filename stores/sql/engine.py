@@ -34,12 +34,13 @@ BUSY_PAUSE_SECONDS = 0.01
 
 _SESSION_SETTINGS = (
     "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
-    " -c plan_cache_mode=force_generic_plan -c jit=off"
+    " -c plan_cache_mode=force_generic_plan -c jit=off -c default_transaction_isolation=read\\ committed"
 )
 """The third is for a process that is paused, or whose machine is gone, in mid-transaction: its locks stop a session.
 
 The fourth saves planning at every call what always gets the same plan: for a statement of arrays most of its time. The
-last saves compiling a statement for seconds that runs for milliseconds, when much waits and it looks dear.
+fifth saves compiling a statement for seconds that runs for milliseconds, when much waits and it looks dear. The last
+is for a database with another default: under it, whoever has waited for a lock would fail instead of looking again.
 """
 _POSTGRES_CONNECT: Mapping[str, Any] = {
     "application_name": "lash-tasks",

@@ -442,6 +442,19 @@ def test_connections_take_our_settings_beneath_those_of_url_and_options(postgres
         assert settings(database) == ["lash-tasks", "0", "0", '"$user", public']
 
 
+def test_transactions_are_read_committed_whatever_the_database_prefers(postgres_url: str) -> None:
+    """On one with another default, whoever had waited for a lock failed."""
+    first = Database.open(postgres_url)
+    with first.transaction() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"))
+    second = Database.open(postgres_url)
+    with second.transaction() as connection:
+        assert connection.execute(text("SHOW transaction_isolation")).scalar_one() == "read committed"
+    for database in (first, second):
+        database.close()
+
+
 def test_no_statement_is_compiled(postgres_url: str) -> None:
     """With two thousand inputs that waited for quiet the sweep looked so dear that the server compiled it, each second
     anew: two seconds of work for a statement that runs for twenty milliseconds."""
