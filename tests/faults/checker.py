@@ -1,4 +1,4 @@
-"""What a run under faults must leave behind: the evidence that a client can read, and what is wrong with it.
+"""The laws of a run under faults: what is wrong with the evidence that it has left behind.
 
 Pure: `check` takes what was sent, what became of it, the turns, the history, the journal's fences and what the
 outside counted, and returns every violation. Nothing here knows which faults there were; only the openings of a turn
@@ -8,31 +8,36 @@ say how often it may have been in the middle of something when its worker was lo
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import TypeVar
 
-Item = TypeVar("Item")
-Key = TypeVar("Key", bound=Hashable)
-
-SWITCHED = "agent_frame_switch"
-"""The outcome of a turn whose run goes on in another frame."""
+from tests.faults.evidence import (
+    SWITCHED,
+    Evidence,
+    Sent,
+    by,
+    openings_of_turns,
+    texts_of_turns,
+    with_the_fence_before,
+)
 
 
 class Wrong(StrEnum):
     LOST = "lost"
-    """An accepted input without its one end; a dead letter is one."""
+    """An accepted input without its one end, a turn without one, or an end that nobody asked for."""
     TWICE = "twice"
-    """A text in the history, or an input in the queue, more often than once."""
+    """A text or an answer in the history, or an input in the queue, more often than once."""
     GHOST = "ghost"
-    """A text in the history whose input was cancelled, refused or never sent."""
+    """Something that is there and should not be: what was cancelled, refused or never sent, or is of no turn."""
     OUT_OF_ORDER = "out_of_order"
     GAP = "gap"
-    """Turn indexes or revisions that do not count up by one, or a turn's messages in another's commit."""
+    """Turn indexes, revisions or fences that do not count up, or a turn's messages in another's commit."""
     UNANSWERED_CALL = "unanswered_call"
+    """A tool call that no result follows, or a result that no call precedes."""
     WRONG_ANSWER = "wrong_answer"
+    """Also one that its turn shows and the history does not."""
     PAID_TWICE = "paid_twice"
     """More attempts at a model call or tool than openings of its turn account for."""
     NEVER_TWICE = "never_twice"
@@ -43,6 +48,8 @@ class Wrong(StrEnum):
     """Inputs in one turn that may not share one."""
     STALE_WRITE = "stale_write"
     """Something written under another fence than the one that the turn had."""
+    MISCOUNTED = "miscounted"
+    """A recorded model call whose usage is not counted, or one that is counted and not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,96 +62,6 @@ class Violation:
         return f"{self.wrong} in {self.session}: {self.detail}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """An input as its sender knows it. Senders send to one session one after another."""
-
-    session: str
-    key: str
-    text: str
-    """What stands in the history; empty for a command that says nothing."""
-    when: str = "queue"
-    command: bool = False
-    """It changes the session, and no model answers it."""
-    delayed: bool = False
-    quiet: bool = False
-    """Waits for others of its merge key to stop coming."""
-    accepted: bool = True
-    """False: refused, so it must have left nothing."""
-    cancel_asked: bool = False
-    context: int | None = None
-    merge_key: str | None = None
-    follows: str | None = None
-    """The turn that left this input as its task, in another frame; None: it came from outside."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """An input as its receipt has it at the end. `state` is that of the receipt."""
-
-    session: str
-    key: str
-    seq: int
-    state: str
-    turn_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnSeen:
-    session: str
-    turn_id: str
-    index: int
-    base_revision: int
-    fence: int
-    """Of its last opening; an opening raises the session's fence by one and so does a commit."""
-    outcome: str = "finished"
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """One message of the history."""
-
-    session: str
-    revision: int
-    ordinal: int
-    role: str
-    text: str = ""
-    calls: tuple[str, ...] = ()
-    results: tuple[str, ...] = ()
-    turn_index: int | None = None
-    """The turn that its id names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """One row of a turn's journal."""
-
-    session: str
-    turn_id: str
-    ordinal: int
-    fence: int
-    kind: str
-    done: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """Everything that is left when all is quiet."""
-
-    sent: Sequence[Sent] = ()
-    stored: Sequence[Stored] = ()
-    turns: Sequence[TurnSeen] = ()
-    history: Sequence[Said] = ()
-    journal: Sequence[Recorded] = ()
-    asked: Mapping[tuple[str, int], int] = field(default_factory=dict)
-    """How often the model was asked, by the user's text and the number of the call after it."""
-    ran: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """How often a tool ran, by the user's text and the call's idempotency key."""
-    never_ran: Mapping[str, int] = field(default_factory=dict)
-    """How often a `never` tool ran, by the user's text."""
-
-
 def check(evidence: Evidence) -> list[Violation]:
     """Every violation, in no order that matters."""
     return [found for law in LAWS for found in law(evidence)]
@@ -154,7 +71,7 @@ def check(evidence: Evidence) -> list[Violation]:
 
 
 def every_input_has_one_end(evidence: Evidence) -> Iterator[Violation]:
-    stored = _by(evidence.stored, lambda one: (one.session, one.key))
+    stored = by(evidence.stored, lambda one: (one.session, one.key))
     turns = {(turn.session, turn.turn_id) for turn in evidence.turns}
     for sent in evidence.sent:
         rows = stored.get((sent.session, sent.key), [])
@@ -167,9 +84,47 @@ def every_input_has_one_end(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(wrong, sent.session, f"{sent.key} is stored {len(rows)} times")
             continue
         (row,) = rows
-        ended = (row.session, row.turn_id) in turns if row.state == "committed" else row.state == "cancelled"
-        if not ended or (row.state == "cancelled" and not sent.cancel_asked):
-            yield Violation(Wrong.LOST, sent.session, f"{sent.key} ended as {row.state}, turn {row.turn_id}")
+        cancelled = row.state == "cancelled"
+        ended = (row.session, row.turn_id) in turns if row.state == "committed" else cancelled
+        if not ended or row.dead is not None or (cancelled and not sent.cancel_asked):
+            why = "" if row.dead is None else f", dead of {row.dead}"
+            yield Violation(Wrong.LOST, sent.session, f"{sent.key} ended as {row.state}, turn {row.turn_id}{why}")
+        elif sent.told_cancelled not in (None, cancelled):
+            wrong, told = (Wrong.GHOST, "was") if sent.told_cancelled else (Wrong.LOST, "was not")
+            yield Violation(wrong, sent.session, f"{sent.key} ended as {row.state}, its sender {told} told: cancelled")
+    for session, turn_id in evidence.running:
+        yield Violation(Wrong.LOST, session, f"turn {turn_id} has no end")
+    known = {(sent.session, sent.key) for sent in evidence.sent}
+    for session, key in stored.keys() - known:
+        yield Violation(Wrong.GHOST, session, f"{key} is stored and nobody sent it")
+
+
+def every_cancelled_turn_was_interrupted(evidence: Evidence) -> Iterator[Violation]:
+    """By an input that the next turn takes, for it goes before all others, unless its sender has taken it back."""
+    urgent = {(sent.session, sent.key) for sent in evidence.sent if sent.when == "interrupt"}
+    interrupts = [row for row in evidence.stored if (row.session, row.key) in urgent]
+    takers = {(row.session, row.turn_id) for row in interrupts if row.state == "committed"}
+    taken_back = Counter(row.session for row in interrupts if row.state == "cancelled")
+    turns = {(turn.session, turn.index): turn for turn in evidence.turns}
+    for turn in evidence.turns:
+        if turn.outcome != "cancelled":
+            continue
+        after = turns.get((turn.session, turn.index + 1))
+        if after is not None and (after.session, after.turn_id) in takers:
+            continue
+        taken_back[turn.session] -= 1
+        if taken_back[turn.session] < 0:
+            yield Violation(Wrong.LOST, turn.session, f"turn {turn.index} was cancelled and nobody had interrupted it")
+
+
+def every_turn_and_its_journal_are_of_an_input(evidence: Evidence) -> Iterator[Violation]:
+    named = {(row.session, row.turn_id) for row in evidence.stored if row.state == "committed"}
+    turns = {(turn.session, turn.turn_id) for turn in evidence.turns}
+    for session, turn_id in turns - named:
+        yield Violation(Wrong.GHOST, session, f"turn {turn_id} is of no input")
+    for (session, turn_id), rows in by(evidence.journal, lambda row: (row.session, row.turn_id)).items():
+        if (session, turn_id) not in turns.union(evidence.running):
+            yield Violation(Wrong.GHOST, session, f"{len(rows)} rows of a journal are of {turn_id}, which is no turn")
 
 
 def every_text_is_said_once(evidence: Evidence) -> Iterator[Violation]:
@@ -209,7 +164,7 @@ def inputs_are_taken_in_order(evidence: Evidence) -> Iterator[Violation]:
     """In the order accepted, but for what the documented rules let an input overtake."""
     sequence = {(one.session, one.key): one.seq for one in evidence.stored}
     places = {(one.session, one.text): (one.revision, one.ordinal) for one in evidence.history if one.role == "user"}
-    for session, inputs in _by(evidence.sent, lambda one: one.session).items():
+    for session, inputs in by(evidence.sent, lambda one: one.session).items():
         known = [
             (sequence[(session, sent.key)], places[(session, sent.text)], sent)
             for sent in inputs
@@ -240,7 +195,7 @@ def may_overtake(later: Sent, earlier: Sent) -> bool:
 def only_what_may_share_a_turn_does(evidence: Evidence) -> Iterator[Violation]:
     """One context and one merge key; steers beside whatever they have joined; of everything else one."""
     sent = {(one.session, one.key): one for one in evidence.sent}
-    takers = _by((row for row in evidence.stored if row.turn_id), lambda row: (row.session, row.turn_id))
+    takers = by((row for row in evidence.stored if row.turn_id), lambda row: (row.session, row.turn_id))
     for (session, turn_id), rows in takers.items():
         inputs = [sent[(session, row.key)] for row in rows if (session, row.key) in sent]
         alone = [one for one in inputs if one.when not in ("steer", "merge")]
@@ -251,8 +206,8 @@ def only_what_may_share_a_turn_does(evidence: Evidence) -> Iterator[Violation]:
 
 
 def turns_and_revisions_have_no_gaps(evidence: Evidence) -> Iterator[Violation]:
-    said = _by(evidence.history, lambda one: one.session)
-    turns_of = _by(evidence.turns, lambda one: one.session)
+    said = by(evidence.history, lambda one: one.session)
+    turns_of = by(evidence.turns, lambda one: one.session)
     for session in said.keys() - turns_of.keys():
         yield Violation(Wrong.GAP, session, "there are messages and no turns")
     for session, unsorted in turns_of.items():
@@ -268,37 +223,67 @@ def turns_and_revisions_have_no_gaps(evidence: Evidence) -> Iterator[Violation]:
             if one.turn_index is not None and index_at.get(one.revision) != one.turn_index:
                 detail = f"a message of turn {one.turn_index} is in revision {one.revision}"
                 yield Violation(Wrong.GAP, session, detail)
-        for revision, messages in _by(said.get(session, ()), lambda one: one.revision).items():
+        for revision, messages in by(said.get(session, ()), lambda one: one.revision).items():
             if [one.ordinal for one in messages] != list(
                 range(messages[0].ordinal, messages[0].ordinal + len(messages))
             ):
                 yield Violation(Wrong.GAP, session, f"ordinals of revision {revision} have a gap")
 
 
-def every_call_has_its_result(evidence: Evidence) -> Iterator[Violation]:
-    for (session, revision), messages in _by(evidence.history, lambda one: (one.session, one.revision)).items():
-        calls = Counter(call for one in messages for call in one.calls)
-        results = Counter(result for one in messages for result in one.results)
-        if calls != results:
-            yield Violation(
-                Wrong.UNANSWERED_CALL, session, f"revision {revision}: {calls - results or results - calls}"
-            )
+def every_session_stands_where_its_last_turn_left_it(evidence: Evidence) -> Iterator[Violation]:
+    seen = {one.session: one for one in evidence.sessions}
+    last = {turn.session: turn for turn in sorted(evidence.turns, key=lambda turn: turn.index)}
+    busy = {session for session, _ in evidence.running}
+    for session in (seen.keys() | last.keys()) - busy:
+        one, turn = seen.get(session), last.get(session)
+        stands = None if one is None else (one.head_revision, one.turn_index, one.fence)
+        left = (0, 0, 0) if turn is None else (turn.base_revision + 1, turn.index, turn.fence + 1)
+        if stands != left:
+            detail = f"revision, turn index and fence are {stands}, its turns explain {left}"
+            yield Violation(Wrong.GAP, session, detail)
+
+
+def every_call_has_its_result_behind_it(evidence: Evidence) -> Iterator[Violation]:
+    for (session, revision), messages in by(evidence.history, lambda one: (one.session, one.revision)).items():
+        waiting: Counter[str] = Counter()
+        for one in sorted(messages, key=lambda one: one.ordinal):
+            for result in one.results:
+                waiting[result] -= 1
+                if waiting[result] < 0:
+                    detail = f"revision {revision}: the result of {result} is not behind its call"
+                    yield Violation(Wrong.UNANSWERED_CALL, session, detail)
+            waiting.update(one.calls)
+        if lonely := sorted(call for call, times in waiting.items() if times > 0):
+            yield Violation(Wrong.UNANSWERED_CALL, session, f"revision {revision}: {lonely} without a result")
 
 
 def every_finished_turn_answers_its_last_text(evidence: Evidence) -> Iterator[Violation]:
+    """In what the turn shows, and in the message that ends its commit."""
     commands = {(sent.session, sent.key) for sent in evidence.sent if sent.command}
     applying = {(row.session, row.turn_id) for row in evidence.stored if (row.session, row.key) in commands}
-    for turn, texts in _texts_of_turns(evidence):
-        answers = (turn.session, turn.turn_id) not in applying
-        if answers and turn.outcome == "finished" and (not texts or turn.text != f"answer: {texts[-1]}"):
-            yield Violation(Wrong.WRONG_ANSWER, turn.session, f"{turn.text!r} answers {texts}")
+    said = by(evidence.history, lambda one: (one.session, one.revision))
+    for turn, texts in texts_of_turns(evidence):
+        if turn.outcome == "finished" and (turn.session, turn.turn_id) not in applying:
+            messages = said.get((turn.session, turn.base_revision + 1), [])
+            last = max(messages, key=lambda one: one.ordinal, default=None)
+            closing = last.text if last is not None and last.role == "assistant" and not last.calls else None
+            if not texts or not turn.text == closing == f"answer: {texts[-1]}":
+                detail = f"{turn.text!r}, in the history {closing!r}, answers {texts}"
+                yield Violation(Wrong.WRONG_ANSWER, turn.session, detail)
         if turn.outcome not in ("finished", "cancelled", SWITCHED):
             yield Violation(Wrong.LOST, turn.session, f"turn {turn.index} ended as {turn.outcome}")
 
 
+def every_answer_is_said_once(evidence: Evidence) -> Iterator[Violation]:
+    answers = [one for one in evidence.history if one.role == "assistant" and one.text.startswith("answer: ")]
+    for (session, text), times in Counter((one.session, one.text) for one in answers).items():
+        if times > 1:
+            yield Violation(Wrong.TWICE, session, f"{text!r} is in the history {times} times")
+
+
 def every_switch_is_followed_by_its_task(evidence: Evidence) -> Iterator[Violation]:
     turns = {(turn.session, turn.index): turn for turn in evidence.turns}
-    texts = {(turn.session, turn.turn_id): said for turn, said in _texts_of_turns(evidence)}
+    texts = {(turn.session, turn.turn_id): said for turn, said in texts_of_turns(evidence)}
     tasks = {(sent.session, sent.follows): sent.text for sent in evidence.sent if sent.follows is not None}
     for turn in evidence.turns:
         if turn.outcome != SWITCHED:
@@ -311,7 +296,7 @@ def every_switch_is_followed_by_its_task(evidence: Evidence) -> Iterator[Violati
 
 def nothing_is_paid_for_twice(evidence: Evidence) -> Iterator[Violation]:
     """A loss in the middle of a turn may repeat what was in flight, once for each opening after the first."""
-    openings = _openings(evidence)
+    openings = openings_of_turns(evidence)
     kept = Counter((row.session, row.turn_id) for row in evidence.journal if row.kind == "llm_call" and row.done)
     runs: dict[str, list[int]] = defaultdict(list)
     for (text, _), times in evidence.ran.items():
@@ -319,7 +304,7 @@ def nothing_is_paid_for_twice(evidence: Evidence) -> Iterator[Violation]:
     asked: dict[str, list[int]] = defaultdict(list)
     for (text, _), times in evidence.asked.items():
         asked[text].append(times)
-    for turn, texts in _texts_of_turns(evidence):
+    for turn, texts in texts_of_turns(evidence):
         opened = openings[(turn.session, turn.turn_id)]
         calls = [times for text in texts for times in asked[text]]
         # A cancel ends a call that was asked and is not recorded.
@@ -337,10 +322,19 @@ def no_never_tool_runs_again(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(Wrong.NEVER_TWICE, text, f"it ran {times} times")
 
 
+def every_recorded_model_call_is_counted_once(evidence: Evidence) -> Iterator[Violation]:
+    counted = Counter(evidence.counted)
+    recorded = Counter((row.session, row.key) for row in evidence.journal if row.kind == "llm_call" and row.done)
+    for session, key in sorted(counted.keys() | recorded.keys()):
+        was, is_ = recorded[(session, key)], counted[(session, key)]
+        if was != is_:
+            yield Violation(Wrong.MISCOUNTED, session, f"{key} is recorded {was} times and counted {is_} times")
+
+
 def nothing_stale_is_written(evidence: Evidence) -> Iterator[Violation]:
-    rows = _by(evidence.journal, lambda one: (one.session, one.turn_id))
-    for turn, before in _with_the_fence_before(evidence):
-        mine = _by(rows.get((turn.session, turn.turn_id), ()), lambda one: one.ordinal)
+    rows = by(evidence.journal, lambda one: (one.session, one.turn_id))
+    for turn, before in with_the_fence_before(evidence):
+        mine = by(rows.get((turn.session, turn.turn_id), ()), lambda one: one.ordinal)
         high = before
         for ordinal in sorted(mine):
             fences = [row.fence for row in mine[ordinal]]
@@ -352,57 +346,23 @@ def nothing_stale_is_written(evidence: Evidence) -> Iterator[Violation]:
 
 LAWS = (
     every_input_has_one_end,
+    every_cancelled_turn_was_interrupted,
+    every_turn_and_its_journal_are_of_an_input,
     every_text_is_said_once,
     every_text_is_in_the_turn_that_took_it,
     inputs_are_taken_in_order,
     only_what_may_share_a_turn_does,
     turns_and_revisions_have_no_gaps,
-    every_call_has_its_result,
+    every_session_stands_where_its_last_turn_left_it,
+    every_call_has_its_result_behind_it,
     every_finished_turn_answers_its_last_text,
+    every_answer_is_said_once,
     every_switch_is_followed_by_its_task,
     nothing_is_paid_for_twice,
     no_never_tool_runs_again,
+    every_recorded_model_call_is_counted_once,
     nothing_stale_is_written,
 )
-
-# ---------------------------------------------------------------- what follows from the evidence
-
-
-def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    groups: dict[Key, list[Item]] = defaultdict(list)
-    for item in items:
-        groups[key(item)].append(item)
-    return groups
-
-
-def _openings(evidence: Evidence) -> dict[tuple[str, str], int]:
-    """How often each turn was opened: what its fence is above that of the commit before it."""
-    return {(turn.session, turn.turn_id): turn.fence - before for turn, before in _with_the_fence_before(evidence)}
-
-
-def openings(evidence: Evidence) -> int:
-    """How often turns were opened, all together."""
-    return sum(_openings(evidence).values())
-
-
-def _with_the_fence_before(evidence: Evidence) -> Iterator[tuple[TurnSeen, int]]:
-    """Each turn, and the session's fence as the commit before it has left it."""
-    for turns in _by(evidence.turns, lambda one: one.session).values():
-        before = 0
-        for turn in sorted(turns, key=lambda turn: turn.index):
-            yield turn, before
-            before = turn.fence + 1
-
-
-def _texts_of_turns(evidence: Evidence) -> Iterator[tuple[TurnSeen, list[str]]]:
-    """Each turn with the users' texts of its commit, in order."""
-    said = _by(
-        (one for one in evidence.history if one.role == "user"),
-        lambda one: (one.session, one.revision),
-    )
-    for turn in evidence.turns:
-        messages = said.get((turn.session, turn.base_revision + 1), [])
-        yield turn, [one.text for one in sorted(messages, key=lambda one: one.ordinal)]
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from lash_tasks.client import Client
-from tests.faults import checker
 from tests.faults.adversary import Adversary, Loss
-from tests.faults.checker import Evidence, Violation, Wrong, check, percentile
+from tests.faults.checker import Violation, Wrong, check, percentile
 from tests.faults.cluster import Cluster
 from tests.faults.conversation import CountingEndpoint
+from tests.faults.evidence import Evidence, openings
 from tests.faults.reading import read_evidence, read_keys, unfinished
 from tests.faults.schedule import FaultKind, schedule, share
 from tests.faults.traffic import acknowledged, sent
@@ -165,7 +165,7 @@ def _summary(
     took = take_overs(adversary.losses, adversary.outages, commits)
     wrong = Counter(violation.wrong for violation in violations)
     states = Counter(one.state for one in evidence.stored)
-    opened = checker.openings(evidence)
+    opened = openings(evidence)
     return {
         "seed": plan.seed,
         "sessions": plan.sessions,

@@ -15,8 +15,8 @@ from lash_tasks.domain.ids import SessionId, TurnId
 from lash_tasks.domain.messages import ToolCallPart, ToolResultPart, text_of
 from lash_tasks.domain.sessions import StoredNode
 from lash_tasks.errors import StoreUnavailable
-from tests.faults.checker import SWITCHED, Evidence, Recorded, Said, Sent, Stored, TurnSeen
 from tests.faults.conversation import task_of
+from tests.faults.evidence import SWITCHED, Evidence, Recorded, Said, Sent, SessionSeen, Stored, TurnSeen
 from tests.services import wait_until
 
 _STATES = {"consumed": "committed"}
@@ -26,8 +26,20 @@ _TURNS = """
 SELECT session_id, turn_id, turn_index, base_revision, fence, outcome
 FROM lash_turns WHERE status = 'committed' ORDER BY session_id, turn_index"""
 
+_RUNNING = "SELECT session_id, turn_id FROM lash_turns WHERE status <> 'committed'"
+
+# A dead letter without its input is one all the same, and so is a fence without its session.
 _INPUTS = """
-SELECT session_id, coalesce(source_key, id) AS source_key, seq, state, turn_id FROM lash_batches"""
+SELECT coalesce(b.session_id, d.session_id) AS session_id, coalesce(b.source_key, b.id, d.batch_id) AS source_key,
+  coalesce(b.seq, 0) AS seq, coalesce(b.state, 'dead') AS state, coalesce(b.turn_id, d.turn_id) AS turn_id, d.reason
+FROM lash_batches b FULL JOIN lash_dead_letters d ON d.batch_id = b.id"""
+
+_SESSIONS = """
+SELECT coalesce(s.id, substr(f.scope, length('session:') + 1)) AS id, coalesce(s.head_revision, 0) AS head_revision,
+  coalesce(s.turn_index, 0) AS turn_index, coalesce(f.fence, 0) AS fence
+FROM lash_sessions s FULL JOIN lash_fences f ON f.scope = 'session:' || s.id"""
+
+_COUNTED = "SELECT session_id, effect_key FROM lash_usage"
 
 
 def read_evidence(
@@ -41,8 +53,11 @@ def read_evidence(
         sent=[*sent, *_tasks(turns, history)],
         stored=_stored(client),
         turns=turns,
+        running=_pairs(client, _RUNNING),
         history=history,
+        sessions=_seen(client),
         journal=_journal(client),
+        counted=_pairs(client, _COUNTED),
         asked=dict(asked),
         ran=ran,
         never_ran=never_ran,
@@ -81,9 +96,23 @@ def _stored(client: Client) -> list[Stored]:
                 seq=row.seq,
                 state=_STATES.get(row.state, row.state),
                 turn_id=row.turn_id,
+                dead=row.reason,
             )
             for row in connection.execute(sql(_INPUTS))
         ]
+
+
+def _seen(client: Client) -> list[SessionSeen]:
+    with client.stores.database.reading() as connection:
+        return [
+            SessionSeen(session=row.id, head_revision=row.head_revision, turn_index=row.turn_index, fence=row.fence)
+            for row in connection.execute(sql(_SESSIONS))
+        ]
+
+
+def _pairs(client: Client, query: str) -> list[tuple[str, str]]:
+    with client.stores.database.reading() as connection:
+        return [(first, second) for first, second in connection.execute(sql(query))]
 
 
 def _turns(client: Client, sessions: Iterable[SessionId]) -> list[TurnSeen]:
@@ -158,6 +187,7 @@ def _journal(client: Client) -> list[Recorded]:
                 fence=row.fence,
                 kind="llm_call" if ":llm_call:" in row.replay_key else "other",
                 done=row.state == "done",
+                key=row.replay_key,
             )
         )
     return found

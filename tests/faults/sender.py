@@ -98,7 +98,9 @@ class Sender:
         cancelled = False
         if accepted and plan.cancel:
             answer = self._until_answered(lambda: client.cancel(plan.session, idempotency_key=plan.key))
-            cancelled = answer.verdict is CancelVerdict.CANCELLED
+            # Ended in no turn: by a cancel of before, whose answer was lost or whose sender was killed.
+            again = answer.verdict is CancelVerdict.ENDED and answer.turn_id is None
+            cancelled = again or answer.verdict is CancelVerdict.CANCELLED
         return Acknowledged(session=plan.session, number=plan.number, accepted=accepted, cancelled=cancelled)
 
     def _until_answered(self, ask: Callable[[], Outcome]) -> Outcome:

@@ -34,7 +34,7 @@ def summed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         keys = sorted({key for run in runs for key in run[name]})
         total[name] = {key: sum(run[name].get(key, 0) for run in runs) for key in keys}
     for name in NUMBERS:
-        total[name] = round(sum(run[name] for run in runs), 1)
+        total[name] = round(sum(run.get(name, 0) for run in runs), 1)  # a summary of before knows fewer
     for name in TIMES:
         times = [seconds for run in runs for seconds in run[name]["all"]]
         total[name] = {"count": len(times), "p50": percentile(times, 0.5), "p99": percentile(times, 0.99)}

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.checker import Evidence, Recorded, Said, Sent, Stored, TurnSeen, Violation, Wrong, check, percentile
+from tests.faults.checker import Violation, Wrong, check, percentile
+from tests.faults.evidence import Evidence, Recorded, Said, Sent, SessionSeen, Stored, TurnSeen
 
 CLEAN_TURNS = 3
 
@@ -30,11 +31,20 @@ def clean() -> Evidence:
             for n in numbers
         ],
         history=[message for n in numbers for message in messages(n)],
+        sessions=[SessionSeen(session="s", head_revision=3, turn_index=3, fence=7)],
         journal=[
-            Recorded(session="s", turn_id=f"t{n}", ordinal=at, fence=fences[n] - (n == 2 and at == 1), kind=kind)
+            Recorded(
+                session="s",
+                turn_id=f"t{n}",
+                ordinal=at,
+                fence=fences[n] - (n == 2 and at == 1),
+                kind=kind,
+                key=f"{n}:{at}:{kind}",
+            )
             for n in numbers
             for at, kind in ((1, "llm_call"), (2, "tool_attempt"), (3, "llm_call"))
         ],
+        counted=[("s", f"{n}:{at}:llm_call") for n in numbers for at in (1, 3)],
         asked={(text(n), call): 1 + (n == 2 and call == 2) for n in numbers for call in (1, 2)},
         ran={(text(n), f"key {n}"): 1 for n in numbers},
         never_ran={text(n): 1 for n in numbers},
@@ -111,13 +121,14 @@ def stored_in_another_order(evidence: Evidence) -> Evidence:
 
 
 def with_a_gap_in_the_turns(evidence: Evidence) -> Evidence:
-    return replace(evidence, turns=[replace(turn, index=turn.index + (turn.index == 3)) for turn in evidence.turns])
+    turns = [replace(turn, index=turn.index + (turn.index == 3)) for turn in evidence.turns]
+    return standing_at(turn_index=4)(replace(evidence, turns=turns))
 
 
 def with_a_gap_in_the_revisions(evidence: Evidence) -> Evidence:
     later = [replace(one, base_revision=one.base_revision + (one.index == 3)) for one in evidence.turns]
     history = [replace(one, revision=one.revision + (one.revision == 3)) for one in evidence.history]
-    return replace(evidence, turns=later, history=history)
+    return standing_at(head_revision=4)(replace(evidence, turns=later, history=history))
 
 
 def with_half_a_commit(evidence: Evidence) -> Evidence:
@@ -168,6 +179,99 @@ def recorded_under(ordinal: int, fence: int) -> Callable[[Evidence], Evidence]:
     return change
 
 
+def dead(evidence: Evidence) -> Evidence:
+    """Answered, and in a dead letter too."""
+    first, *others = evidence.stored
+    return replace(evidence, stored=[replace(first, dead="attempts_exhausted"), *others])
+
+
+def stored_by_nobody(evidence: Evidence) -> Evidence:
+    return replace(evidence, stored=[*evidence.stored, Stored(session="s", key="k9", seq=9, state="dead")])
+
+
+def told(*, cancelled: bool) -> Callable[[Evidence], Evidence]:
+    """The sender has cancelled its second input and was told this, which is not what the input came to."""
+
+    def change(evidence: Evidence) -> Evidence:
+        first, second, third = evidence.sent
+        asked = replace(second, cancel_asked=True, told_cancelled=cancelled)
+        evidence = replace(evidence, sent=[first, asked, third])
+        return evidence if cancelled else stored_as("cancelled", None)(evidence)
+
+    return change
+
+
+def ended_as_cancelled(evidence: Evidence) -> Evidence:
+    first, second, third = evidence.turns
+    return replace(evidence, turns=[first, replace(second, outcome="cancelled", text=""), third])
+
+
+def still_running(evidence: Evidence) -> Evidence:
+    return replace(evidence, running=[("s", "t4")])
+
+
+def of_no_input(outcome: str) -> Callable[[Evidence], Evidence]:
+    """One more turn, which nobody has sent anything for; it says nothing."""
+
+    def change(evidence: Evidence) -> Evidence:
+        more = TurnSeen(session="s", turn_id="t4", index=4, base_revision=3, fence=8, outcome=outcome)
+        seen = SessionSeen(session="s", head_revision=4, turn_index=4, fence=9)
+        return replace(evidence, turns=[*evidence.turns, more], sessions=[seen])
+
+    return change
+
+
+def with_a_journal_of_no_turn(evidence: Evidence) -> Evidence:
+    stray = replace(evidence.journal[1], turn_id="t9")
+    return replace(evidence, journal=[*evidence.journal, stray])
+
+
+def without_the_answer(evidence: Evidence) -> Evidence:
+    return replace(evidence, history=[one for one in evidence.history if one.text != f"answer: {text(3)}"])
+
+
+def with_another_answer_in_the_history(evidence: Evidence) -> Evidence:
+    other = {f"answer: {text(2)}": "answer: something else"}
+    return replace(evidence, history=[replace(one, text=other.get(one.text, one.text)) for one in evidence.history])
+
+
+def with_the_answer_again(evidence: Evidence) -> Evidence:
+    again = [replace(one, ordinal=4) for one in evidence.history if one.text == f"answer: {text(2)}"]
+    return replace(evidence, history=[*evidence.history, *again])
+
+
+def with_the_result_first(evidence: Evidence) -> Evidence:
+    places = {1: 2, 2: 1}
+    history = [replace(one, ordinal=places.get(one.ordinal, one.ordinal)) for one in evidence.history]
+    return replace(evidence, history=sorted(history, key=lambda one: (one.revision, one.ordinal)))
+
+
+def standing_at(head_revision: int = 3, turn_index: int = 3, fence: int = 7) -> Callable[[Evidence], Evidence]:
+    seen = SessionSeen(session="s", head_revision=head_revision, turn_index=turn_index, fence=fence)
+    return lambda evidence: replace(evidence, sessions=[seen])
+
+
+def without_the_session(evidence: Evidence) -> Evidence:
+    return replace(evidence, sessions=[])
+
+
+def with_a_session_of_no_turns(evidence: Evidence) -> Evidence:
+    raised = SessionSeen(session="x", head_revision=0, turn_index=0, fence=2)
+    return replace(evidence, sessions=[*evidence.sessions, raised])
+
+
+def counted_not_at_all(evidence: Evidence) -> Evidence:
+    return replace(evidence, counted=evidence.counted[1:])
+
+
+def counted_again(evidence: Evidence) -> Evidence:
+    return replace(evidence, counted=[*evidence.counted, evidence.counted[0]])
+
+
+def counted_and_not_recorded(evidence: Evidence) -> Evidence:
+    return replace(evidence, counted=[*evidence.counted, ("s", "3:5:llm_call")])
+
+
 @pytest.mark.parametrize(
     ("break_it", "wrong"),
     [
@@ -178,19 +282,38 @@ def recorded_under(ordinal: int, fence: int) -> Callable[[Evidence], Evidence]:
         (without_the_row, Wrong.LOST),
         (without_the_turn, Wrong.LOST),
         (failed, Wrong.LOST),
+        (dead, Wrong.LOST),
+        (told(cancelled=False), Wrong.LOST),
+        (ended_as_cancelled, Wrong.LOST),
+        (still_running, Wrong.LOST),
         (with_the_text_again, Wrong.TWICE),
         (with_the_row_again, Wrong.TWICE),
+        (with_the_answer_again, Wrong.TWICE),
         (with_a_text_of_nobody, Wrong.GHOST),
         (refused, Wrong.GHOST),
         (stored_as("cancelled", None), Wrong.GHOST),
+        (stored_by_nobody, Wrong.GHOST),
+        (told(cancelled=True), Wrong.GHOST),
+        (of_no_input("finished"), Wrong.GHOST),
+        (of_no_input("cancelled"), Wrong.GHOST),
+        (with_a_journal_of_no_turn, Wrong.GHOST),
         (swapped, Wrong.OUT_OF_ORDER),
         (stored_in_another_order, Wrong.OUT_OF_ORDER),
         (with_a_gap_in_the_turns, Wrong.GAP),
         (with_a_gap_in_the_revisions, Wrong.GAP),
         (with_half_a_commit, Wrong.GAP),
         (stored_as("committed", "t3"), Wrong.GAP),
+        (standing_at(head_revision=4), Wrong.GAP),
+        (standing_at(turn_index=2), Wrong.GAP),
+        (standing_at(fence=8), Wrong.GAP),
+        (standing_at(fence=6), Wrong.GAP),
+        (without_the_session, Wrong.GAP),
+        (with_a_session_of_no_turns, Wrong.GAP),
         (without_the_result, Wrong.UNANSWERED_CALL),
+        (with_the_result_first, Wrong.UNANSWERED_CALL),
         (with_another_answer, Wrong.WRONG_ANSWER),
+        (without_the_answer, Wrong.WRONG_ANSWER),
+        (with_another_answer_in_the_history, Wrong.WRONG_ANSWER),
         (asked_once_more, Wrong.PAID_TWICE),
         (asked_once_too_often, Wrong.PAID_TWICE),
         (ran_again, Wrong.PAID_TWICE),
@@ -199,10 +322,34 @@ def recorded_under(ordinal: int, fence: int) -> Callable[[Evidence], Evidence]:
         (recorded_under(3, 2), Wrong.STALE_WRITE),
         (recorded_under(1, 5), Wrong.STALE_WRITE),
         (recorded_under(1, 1), Wrong.STALE_WRITE),
+        (counted_not_at_all, Wrong.MISCOUNTED),
+        (counted_again, Wrong.MISCOUNTED),
+        (counted_and_not_recorded, Wrong.MISCOUNTED),
     ],
 )
 def test_the_checker_finds_what_is_wrong(break_it: Callable[[Evidence], Evidence], wrong: Wrong) -> None:
     assert wrong in {violation.wrong for violation in check(break_it(clean()))}
+
+
+def test_a_cancel_that_was_answered_truly_is_no_violation() -> None:
+    evidence = clean()
+    first, second, third = evidence.sent
+    taken = replace(second, cancel_asked=True, told_cancelled=False)
+    assert check(replace(evidence, sent=[first, taken, third])) == []
+    cancelled = Sent(session="s", key="k4", text=text(4), cancel_asked=True, told_cancelled=True)
+    row = Stored(session="s", key="k4", seq=4, state="cancelled")
+    assert check(replace(evidence, sent=[*evidence.sent, cancelled], stored=[*evidence.stored, row])) == []
+
+
+def test_a_turn_may_be_cancelled_by_what_the_next_one_takes_or_its_sender_takes_back() -> None:
+    evidence = ended_as_cancelled(clean())
+    first, second, third = evidence.sent
+    urgent = replace(third, when="interrupt")
+    assert check(replace(evidence, sent=[first, second, urgent])) == []
+    assert check(replace(evidence, sent=[replace(first, when="interrupt"), second, third]))
+    back = Sent(session="s", key="k4", text=text(4), when="interrupt", cancel_asked=True)
+    row = Stored(session="s", key="k4", seq=4, state="cancelled")
+    assert check(replace(evidence, sent=[*evidence.sent, back], stored=[*evidence.stored, row])) == []
 
 
 def test_what_waited_longer_or_is_urgent_may_be_taken_out_of_order() -> None:

@@ -13,6 +13,7 @@ from tests.faults.long_run import Plan, run, take_overs
 from tests.faults.schedule import FaultKind, schedule, share
 from tests.faults.sum_runs import COUNTS as SUMMED
 from tests.faults.sum_runs import NUMBERS, TIMES, summed
+from tests.faults.traffic import Acknowledged, planned, sent
 
 COUNTS = {
     FaultKind.KILL: 4,
@@ -46,6 +47,24 @@ def test_a_schedule_follows_from_its_seed_and_has_every_fault_that_is_asked_for(
     assert faults == schedule(3, COUNTS, 1.0)
     assert faults != schedule(4, COUNTS, 1.0)
     assert {kind: sum(fault.kind is kind for fault in faults) for kind in COUNTS} == COUNTS
+
+
+def test_a_sender_was_told_what_became_of_its_cancel_only_if_it_had_asked_and_could_say_so() -> None:
+    plans = [planned(1, "s0", number, 400) for number in range(1, 60)]
+    cancel = next(plan for plan in plans if plan.cancel)
+    other = next(plan for plan in plans if not plan.cancel)
+
+    def told(number: int, *, accepted: bool = True, cancelled: bool = False) -> bool | None:
+        line = Acknowledged(session="s0", number=number, accepted=accepted, cancelled=cancelled)
+        return sent(1, 400, [line], set())[0].told_cancelled
+
+    assert told(cancel.number, cancelled=True) is True
+    assert told(cancel.number) is False
+    assert told(cancel.number, accepted=False) is None
+    assert told(other.number) is None
+    before = Acknowledged(session="s0", number=cancel.number - 1, accepted=True, cancelled=False)
+    _, unsure = sent(1, 400, [before], {cancel.source_key})
+    assert (unsure.key, unsure.cancel_asked, unsure.told_cancelled) == (cancel.key, True, None)
 
 
 def test_the_parts_of_a_run_add_up_to_it() -> None:
@@ -82,4 +101,6 @@ def test_runs_are_summed_with_all_their_times() -> None:
 
     total = summed([run(1, 0, 2.0, 3.0), run(2, 1, 9.0)])
     assert (total["seeds"], total["faults"], total["lost"]) == ([1, 2], {"kill": 2}, 1)
+    before = {name: number for name, number in run(3, 0).items() if name != "miscounted"}
+    assert summed([before, run(4, 0)])["miscounted"] == 0, "a summary of before has fewer figures"
     assert total["take_over_seconds"] == {"count": 3, "p50": 3.0, "p99": 9.0}

@@ -11,8 +11,8 @@ from pathlib import Path
 from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.commands import CommandKind, command_source_key
 from lash_tasks.domain.queue import When
-from tests.faults.checker import Sent
 from tests.faults.conversation import WISHES
+from tests.faults.evidence import Sent
 
 AGENT = "busy"
 POLICIES = {When.QUEUE: 40, When.REJECT: 8, When.STEER: 20, When.INTERRUPT: 8, When.MERGE: 20}
@@ -65,7 +65,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledged:
-    """What the sender of an input was told: a line of its log."""
+    """What the sender of an input was told: a line of its log. `cancelled`: that its cancel has ended the input."""
 
     session: str
     number: int
@@ -120,13 +120,15 @@ def sent(seed: int, mean_pause_ms: int, lines: Iterable[Acknowledged], stored: C
     found: list[Sent] = []
     last: dict[str, int] = {}
     for line in lines:
-        found.append(_sent(planned(seed, line.session, line.number, mean_pause_ms), accepted=line.accepted))
+        plan = planned(seed, line.session, line.number, mean_pause_ms)
+        told = line.cancelled if line.accepted and plan.cancel else None
+        found.append(_sent(plan, accepted=line.accepted, told_cancelled=told))
         last[line.session] = line.number
     unsure = [planned(seed, session, number + 1, mean_pause_ms) for session, number in last.items()]
     return [*found, *(_sent(plan, accepted=True) for plan in unsure if plan.source_key in stored)]
 
 
-def _sent(plan: Planned, *, accepted: bool) -> Sent:
+def _sent(plan: Planned, *, accepted: bool, told_cancelled: bool | None = None) -> Sent:
     return Sent(
         session=plan.session,
         key=plan.source_key,
@@ -139,4 +141,5 @@ def _sent(plan: Planned, *, accepted: bool) -> Sent:
         quiet=plan.quiet_ms > 0,
         accepted=accepted,
         cancel_asked=plan.cancel,
+        told_cancelled=told_cancelled,
     )
