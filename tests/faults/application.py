@@ -4,7 +4,8 @@ In version 2 (LASH_TEST_VERSION) the counter has another tool. The lines go to t
 the file in LASH_TEST_HOLD exists, a tool whose text says `[hold]` does not return, and so with `[hold 2]` and the file
 `hold 2` beside it; LASH_TEST_TOOL_MS is the longest that others take. With LASH_TEST_DIE_AT, one worker dies at that
 crash point, at the passing LASH_TEST_DIE_PASSING: the one that removes the file in LASH_TEST_DIE_ONCE;
-LASH_TEST_DIE_BY is the signal. LASH_TEST_CLOCK_OFFSET_MS sets the worker's clock wrong.
+LASH_TEST_DIE_BY is the signal. LASH_TEST_CLOCK_OFFSET_MS sets the worker's clock wrong. LASH_TEST_CONNECTION_NAME is
+what its connections are called in the database, with `{pid}` in it.
 """
 
 from __future__ import annotations
@@ -105,6 +106,10 @@ def set_clock_wrong(offset_ms: int) -> None:
 
 
 set_clock_wrong(int(os.environ.get("LASH_TEST_CLOCK_OFFSET_MS", "0")))
+
+if name := os.environ.get("LASH_TEST_CONNECTION_NAME"):
+    options = {"connect_args": {"application_name": name.format(pid=os.getpid())}}
+    os.environ["LASH_DATABASE_OPTIONS"] = json.dumps(options)
 
 counts = search if os.environ.get("LASH_TEST_VERSION") == "2" else lookup
 lash = Lash(

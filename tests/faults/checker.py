@@ -47,7 +47,7 @@ class Wrong(StrEnum):
     WRONG_COMPANY = "wrong_company"
     """Inputs in one turn that may not share one."""
     STALE_WRITE = "stale_write"
-    """Something written under another fence than the one that the turn had."""
+    """Something written under another fence than the one that the turn had, or by another than its holder."""
     MISCOUNTED = "miscounted"
     """A recorded model call whose usage is not counted, or one that is counted and not recorded."""
 
@@ -332,6 +332,8 @@ def every_recorded_model_call_is_counted_once(evidence: Evidence) -> Iterator[Vi
 
 
 def nothing_stale_is_written(evidence: Evidence) -> Iterator[Violation]:
+    for write in evidence.stale:
+        yield Violation(Wrong.STALE_WRITE, write.session, f"turn {write.turn_id}: {write.what}")
     rows = by(evidence.journal, lambda one: (one.session, one.turn_id))
     for turn, before in with_the_fence_before(evidence):
         mine = by(rows.get((turn.session, turn.turn_id), ()), lambda one: one.ordinal)

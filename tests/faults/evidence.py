@@ -104,6 +104,15 @@ class SessionSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StaleWrite:
+    """What the database saw somebody write who was not to write any more."""
+
+    session: str
+    turn_id: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Everything that is left when all is quiet."""
 
@@ -117,6 +126,7 @@ class Evidence:
     journal: Sequence[Recorded] = ()
     counted: Sequence[tuple[str, str]] = ()
     """The session and the replay key of each model call whose usage is counted."""
+    stale: Sequence[StaleWrite] = ()
     asked: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """How often the model was asked, by the user's text and the number of the call after it."""
     ran: Mapping[tuple[str, str], int] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lash_tasks.client import Client
+from tests.faults import witness
 from tests.faults.adversary import Adversary, Loss
 from tests.faults.checker import Violation, Wrong, check, percentile
 from tests.faults.cluster import Cluster
@@ -66,12 +67,15 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     ):
         cluster = Cluster(directory, postgres.url, redis.url, endpoint, LEASE_TTL)
         cluster.environment["LASH_TEST_TOOL_MS"] = str(LONGEST_TOOL_MS)
+        cluster.environment["LASH_TEST_CONNECTION_NAME"] = witness.CONNECTION_NAME
         log, stop = directory / "sent.log", directory / "stop"
         command = [sys.executable, "-m", "tests.faults.sender", "--log", str(log), "--stop", str(stop)]
         numbers = {"seed": plan.seed, "sessions": plan.sessions, "threads": SENDER_THREADS, "pause-ms": plan.pause_ms}
         for name, number in numbers.items():
             command += [f"--{name}", str(number)]
         started = time.monotonic()
+        with cluster.client() as client:
+            witness.install(client)
         adversary = Adversary(
             cluster, postgres, redis, command, plan.sessions, plan.workers, zombie_seconds=1.5 * LEASE_TTL
         )
@@ -83,14 +87,19 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
             left = _wait_until_quiet(adversary, client)
             known = sent(plan.seed, plan.pause_ms, acknowledged(log), read_keys(client))
             evidence = read_evidence(client, known, endpoint.asked, cluster.tool_runs())
-            commits = _commits(client)
+            commits, attempts = _commits(client), witness.stale_attempts(client)
         (directory / "commits.json").write_text(json.dumps([[*turn, at_ms] for turn, at_ms in commits.items()]))
         violations = check(evidence)
         violations += [
             Violation(Wrong.TWICE, "endpoint", f"{text!r} twice in one request") for text in endpoint.doubled
         ]
         summary = _summary(plan, adversary, evidence, violations, commits)
-        return {**summary, "unfinished": left, "seconds": round(time.monotonic() - started, 1)}
+        return {
+            **summary,
+            "stale_attempts": attempts,
+            "unfinished": left,
+            "seconds": round(time.monotonic() - started, 1),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +262,7 @@ def main() -> int:
     sys.stdout.write(json.dumps({"part": options.part, **summary}, indent=1) + "\n")
     if options.keep is None:
         shutil.rmtree(directory)
-    return 1 if summary["wrong"] or summary["unfinished"] else 0
+    return 1 if summary["wrong"] or summary["unfinished"] or summary["stale_attempts"] else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from lash_tasks.domain.sessions import StoredNode
 from lash_tasks.errors import StoreUnavailable
 from tests.faults.conversation import task_of
 from tests.faults.evidence import SWITCHED, Evidence, Recorded, Said, Sent, SessionSeen, Stored, TurnSeen
+from tests.faults.witness import stale_writes
 from tests.services import wait_until
 
 _STATES = {"consumed": "committed"}
@@ -58,6 +59,7 @@ def read_evidence(
         sessions=_seen(client),
         journal=_journal(client),
         counted=_pairs(client, _COUNTED),
+        stale=stale_writes(client),
         asked=dict(asked),
         ran=ran,
         never_ran=never_ran,

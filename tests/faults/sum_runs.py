@@ -22,6 +22,7 @@ NUMBERS = (
     "tool_runs",
     "unfinished",
     "seconds",
+    "stale_attempts",
     *(kind.value for kind in Wrong),
 )
 TIMES = ("take_over_seconds", "take_over_seconds_undisturbed")

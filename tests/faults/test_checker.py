@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.checker import Violation, Wrong, check, percentile
-from tests.faults.evidence import Evidence, Recorded, Said, Sent, SessionSeen, Stored, TurnSeen
+from tests.faults.evidence import Evidence, Recorded, Said, Sent, SessionSeen, StaleWrite, Stored, TurnSeen
 
 CLEAN_TURNS = 3
 
@@ -272,6 +272,11 @@ def counted_and_not_recorded(evidence: Evidence) -> Evidence:
     return replace(evidence, counted=[*evidence.counted, ("s", "3:5:llm_call")])
 
 
+def seen_by_the_witness(evidence: Evidence) -> Evidence:
+    write = StaleWrite(session="s", turn_id="t2", what="2:3:llm_call written under the fence 3 when it was 4")
+    return replace(evidence, stale=[write])
+
+
 @pytest.mark.parametrize(
     ("break_it", "wrong"),
     [
@@ -322,6 +327,7 @@ def counted_and_not_recorded(evidence: Evidence) -> Evidence:
         (recorded_under(3, 2), Wrong.STALE_WRITE),
         (recorded_under(1, 5), Wrong.STALE_WRITE),
         (recorded_under(1, 1), Wrong.STALE_WRITE),
+        (seen_by_the_witness, Wrong.STALE_WRITE),
         (counted_not_at_all, Wrong.MISCOUNTED),
         (counted_again, Wrong.MISCOUNTED),
         (counted_and_not_recorded, Wrong.MISCOUNTED),
