@@ -79,7 +79,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
         adversary = Adversary(
             cluster, postgres, redis, command, plan.sessions, plan.workers, zombie_seconds=1.5 * LEASE_TTL
         )
-        with adversary, cluster.client() as client:
+        with cluster.client() as client, adversary:
             _meet_faults(plan, adversary, client, log)
             adversary.wake_all()
             stop.touch()
@@ -181,6 +181,9 @@ def _summary(
         "workers": plan.workers,
         "lease_ttl": LEASE_TTL,
         "faults": {kind.value: adversary.done[kind] for kind in FaultKind},
+        "doorbells_doubled": adversary.doubled,
+        "doorbells_dropped": adversary.dropped,
+        "workers_ended_alone": len(adversary.ended_alone),
         "turns_lost_with_a_worker": sum(len(loss.turns) for loss in adversary.losses),
         "sent": dict(sorted(Counter(one.when for one in evidence.sent).items())),
         "commands": sum(one.command for one in evidence.sent),

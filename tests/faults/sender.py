@@ -94,21 +94,30 @@ class Sender:
                 return False
             return True
 
-        accepted = self._until_answered(send)
+        accepted = _until_answered(send)
         cancelled = False
         if accepted and plan.cancel:
-            answer = self._until_answered(lambda: client.cancel(plan.session, idempotency_key=plan.key))
+            answer = _until_answered(lambda: client.cancel(plan.session, idempotency_key=plan.key))
             # Ended in no turn: by a cancel of before, whose answer was lost or whose sender was killed.
             again = answer.verdict is CancelVerdict.ENDED and answer.turn_id is None
             cancelled = again or answer.verdict is CancelVerdict.CANCELLED
         return Acknowledged(session=plan.session, number=plan.number, accepted=accepted, cancelled=cancelled)
 
-    def _until_answered(self, ask: Callable[[], Outcome]) -> Outcome:
-        while True:
-            try:
-                return ask()
-            except StoreUnavailable:
-                self._clock.wait(self._never, RETRY_SECONDS)
+
+def _until_answered(ask: Callable[[], Outcome]) -> Outcome:
+    """What is asked for, once the database answers."""
+    clock, never = SystemClock(), threading.Event()
+    while True:
+        try:
+            return ask()
+        except StoreUnavailable:
+            clock.wait(never, RETRY_SECONDS)
+
+
+def _end(raised: threading.ExceptHookArgs) -> None:
+    """Let the process end with one of its threads, so that whoever started it sees it."""
+    threading.__excepthook__(raised)
+    os._exit(1)
 
 
 def main() -> None:
@@ -118,11 +127,12 @@ def main() -> None:
     for name in ("--log", "--stop"):
         parser.add_argument(name, type=Path, required=True)
     options = parser.parse_args()
-    sender = Sender(options.seed, options.pause_ms, options.log, options.stop)
+    sender = _until_answered(lambda: Sender(options.seed, options.pause_ms, options.log, options.stop))
     shares = [
         [session_name(number) for number in range(first, options.sessions, options.threads)]
         for first in range(options.threads)
     ]
+    threading.excepthook = _end
     threads = [threading.Thread(target=sender.run, args=(share,)) for share in shares]
     for thread in threads:
         thread.start()

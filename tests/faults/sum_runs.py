@@ -22,6 +22,9 @@ NUMBERS = (
     "tool_runs",
     "unfinished",
     "seconds",
+    "doorbells_dropped",
+    "doorbells_doubled",
+    "workers_ended_alone",
     "stale_attempts",
     *(kind.value for kind in Wrong),
 )
