@@ -27,7 +27,7 @@ from tests.faults.checker import Violation, Wrong, check, percentile
 from tests.faults.cluster import Cluster
 from tests.faults.conversation import CountingEndpoint
 from tests.faults.evidence import Evidence, openings
-from tests.faults.reading import read_evidence, read_keys, unfinished
+from tests.faults.reading import committed, read_evidence, read_keys, unfinished
 from tests.faults.schedule import FaultKind, schedule, share
 from tests.faults.traffic import acknowledged, sent
 from tests.services import PrivatePostgres, PrivateRedis, wait_until
@@ -37,6 +37,8 @@ OUTAGE_MS = 5000
 """How long the restart of a server may be felt."""
 QUIET_SECONDS = 240.0
 """How long the workers may take for what is left when the last fault is over."""
+TURNS_SECONDS = 60.0
+"""How long it may take until the turns that are wanted are committed, when the last fault is over."""
 SENDER_THREADS = 4
 PAUSE_MS = 600
 MEAN_GAP = 2.0
@@ -56,6 +58,8 @@ class Plan:
     """The mean pause of each of the sender's threads between two inputs."""
     mean_gap: float = MEAN_GAP
     """Seconds between two faults."""
+    turns: int = 0
+    """How many are to be committed before the sender stops, if the faults are over sooner."""
 
 
 def run(plan: Plan, directory: Path) -> dict[str, Any]:
@@ -82,6 +86,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
         with cluster.client() as client, adversary:
             _meet_faults(plan, adversary, client, log)
             adversary.wake_all()
+            _wait_for_turns(plan, adversary, client)
             stop.touch()
             adversary.wait_for_sender()
             left = _wait_until_quiet(adversary, client)
@@ -139,6 +144,14 @@ def _meet_faults(plan: Plan, adversary: Adversary, client: Client, log: Path) ->
         if number % 10 == 0 or number == len(faults):
             lines = sum(1 for _ in acknowledged(log))
             _say(f"{number} of {len(faults)} faults, {lines} inputs sent, {unfinished(client)} unfinished")
+
+
+def _wait_for_turns(plan: Plan, adversary: Adversary, client: Client) -> None:
+    def enough() -> bool:
+        adversary.revive()
+        return committed(client) >= plan.turns
+
+    wait_until(enough, TURNS_SECONDS, f"{plan.turns} turns to be committed")
 
 
 def _wait_until_quiet(adversary: Adversary, client: Client) -> int:

@@ -72,13 +72,22 @@ def read_keys(client: Client) -> set[str]:
 
 
 def unfinished(client: Client) -> int:
-    """How many inputs have no end yet; asks again where the database has just been restarted."""
+    """How many inputs have no end yet."""
+    return _count(client, "lash_batches WHERE state IN ('ready', 'claimed')")
+
+
+def committed(client: Client) -> int:
+    """How many turns are committed."""
+    return _count(client, "lash_turns WHERE status = 'committed'")
+
+
+def _count(client: Client, what: str) -> int:
+    """Asks again where the database has just been restarted."""
 
     def count() -> list[int] | None:
         try:
             with client.stores.database.reading() as connection:
-                found = connection.execute(sql("SELECT count(*) FROM lash_batches WHERE state IN ('ready', 'claimed')"))
-                return [int(found.scalar_one())]
+                return [int(connection.execute(sql(f"SELECT count(*) FROM {what}")).scalar_one())]
         except StoreUnavailable:
             return None
 
