@@ -12,7 +12,7 @@ IN_ORDER: LiteralString = "b.urgent DESC, b.seq"
 _LONGEST_QUIET: LiteralString = f"{LONGEST_QUIET:d}"
 
 
-def is_held(now: LiteralString) -> LiteralString:
+def waits_for_quiet(now: LiteralString) -> LiteralString:
     """Whether an available ready batch `b` waits at `now` for others of its merge key to stop coming.
 
     Neither the last of them has been quiet for its time nor the first has waited for many times its own.
@@ -31,13 +31,13 @@ WAITING_COLUMNS: LiteralString = (
 """What a CTE `waiting` of the batches `b` that may be taken must have for `PICK`, as many as may be taken."""
 
 PICK: LiteralString = """
-head AS (SELECT * FROM waiting ORDER BY urgent DESC, seq LIMIT 1),
+first AS (SELECT * FROM waiting ORDER BY urgent DESC, seq LIMIT 1),
 picked AS (
   SELECT seq FROM (
-    SELECT w.seq, min(CASE WHEN w.seq = h.seq OR (
-        NOT h.exclusive AND NOT w.exclusive AND w.merge_key = h.merge_key AND w.kind = h.kind
-        AND w.early = h.early AND w.urgent = h.urgent AND w.agent = h.agent AND w.context_digest = h.context_digest
+    SELECT w.seq, min(CASE WHEN w.seq = f.seq OR (
+        NOT f.exclusive AND NOT w.exclusive AND w.merge_key = f.merge_key AND w.kind = f.kind
+        AND w.early = f.early AND w.urgent = f.urgent AND w.agent = f.agent AND w.context_digest = f.context_digest
       ) THEN 1 ELSE 0 END) OVER (ORDER BY w.urgent DESC, w.seq) AS unbroken
-    FROM waiting w CROSS JOIN head h) run
+    FROM waiting w CROSS JOIN first f) run
   WHERE unbroken = 1)"""
-"""Two CTEs: `head`, the batch that decides, and `picked`, the seqs of it and of the unbroken run that goes with it."""
+"""Two CTEs: `first`, the batch that decides, and `picked`, the seqs of it and of the unbroken run that goes with it."""

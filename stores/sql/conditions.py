@@ -65,7 +65,7 @@ def in_order(table: FromClause) -> tuple[ColumnElement[Any], ...]:
 
 
 def quiet_until(batch: FromClause) -> ColumnElement[int]:
-    """When a ready batch with a quiet period may be taken: see `claiming.is_held`, which this must agree with."""
+    """When a ready batch with a quiet period may be taken; this must agree with `claiming.waits_for_quiet`."""
     last, first = _quiet_ends(batch)
     return case((last < first, last), else_=first)
 

@@ -11,14 +11,14 @@ from typing import LiteralString
 from lash_tasks.domain.ids import TURN_DIGITS
 from lash_tasks.domain.queue import MAX_BATCHES_PER_CLAIM
 from lash_tasks.stores.sql.attachments import TOUCH
-from lash_tasks.stores.sql.claiming import IN_ORDER, PICK, WAITING_COLUMNS, is_held
+from lash_tasks.stores.sql.claiming import IN_ORDER, PICK, WAITING_COLUMNS, waits_for_quiet
 from lash_tasks.stores.sql.engine import POSTGRES_NOW
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 
 _NOW: LiteralString = f"coalesce(%(now_ms)s::bigint, {POSTGRES_NOW})"
 _CLOCK: LiteralString = f"clock AS MATERIALIZED (SELECT {_NOW} AS now_ms)"
 _DUE: LiteralString = f"""b.state = 'ready' AND b.available_at_ms <= (SELECT now_ms FROM clock)
-  AND NOT {is_held("(SELECT now_ms FROM clock)")}"""
+  AND NOT {waits_for_quiet("(SELECT now_ms FROM clock)")}"""
 _READY: LiteralString = f"b.session_id = %(session_id)s::text AND {_DUE}"
 
 HAS_CODE: LiteralString = """(
@@ -96,7 +96,7 @@ resumed AS (
 SELECT
   CASE WHEN EXISTS (SELECT 1 FROM unfinished WHERE NOT free) THEN 'holder_lives'
        WHEN EXISTS (SELECT 1 FROM unfinished WHERE NOT known)
-         OR EXISTS (SELECT 1 FROM head WHERE agent <> ALL(%(agents)s::text[])) THEN 'held'
+         OR EXISTS (SELECT 1 FROM first WHERE agent <> ALL(%(agents)s::text[])) THEN 'held'
        ELSE 'nothing' END AS otherwise,
   base.frame_id, base.spec, base.path_revision, base.branched, turn.*
 FROM clock LEFT JOIN (
@@ -148,11 +148,14 @@ WHERE b.session_id = %(session_id)s::text AND b.turn_id = %(turn_id)s::text AND 
 
 # ---------------------------------------------------------------- record
 
+
 # Fences are locked in the order of their scopes, so that two writers of many turns cannot deadlock. No key may come
 # twice: ON CONFLICT DO UPDATE changes a row once. The flags are scalar subqueries because for many rows the planner
 # would answer EXISTS from a hash of all ready input there is. Whether anything early waits at all is asked first,
 # because to find the head of a line many may be looked at that wait for quiet.
-_GIVEN: LiteralString = f"""
+def _record(lock: LiteralString, without_it: LiteralString) -> LiteralString:
+    """The statement that takes fences by `lock`; a row whose fence it does not get is `without_it`."""
+    return f"""
 WITH {_CLOCK},
 given AS MATERIALIZED (
   SELECT x.*, 'session:' || x.session_id AS fence_scope, 'session:' || x.session_id || '/' || x.turn_id AS scope
@@ -161,8 +164,7 @@ given AS MATERIALIZED (
     AS x(session_id, turn_id, replay_key, ordinal, fence, state, envelope, outcome, place)),
 current AS MATERIALIZED (
   SELECT f.scope, f.fence FROM lash_fences f WHERE f.scope = ANY(%(fence_scopes)s::text[])
-  ORDER BY f.scope FOR SHARE"""
-_WRITTEN: LiteralString = f"""
+  ORDER BY f.scope {lock}),
 written AS (
   INSERT INTO lash_effects AS e (scope, replay_key, ordinal, fence, state, envelope, outcome, outcome_ref)
   SELECT g.scope, g.replay_key, g.ordinal, g.fence, g.state, g.envelope,
@@ -178,8 +180,9 @@ large AS (
   SELECT DISTINCT ON (w.outcome_ref) w.outcome_ref, g.outcome, clock.now_ms
   FROM written w JOIN given g USING (scope, replay_key) CROSS JOIN clock
   WHERE w.outcome_ref IS NOT NULL ORDER BY w.outcome_ref
-  ON CONFLICT (ref) DO UPDATE SET {TOUCH})"""
-_VERDICTS: LiteralString = f"""
+  ON CONFLICT (ref) DO UPDATE SET {TOUCH})
+SELECT
+  CASE WHEN f.scope IS NULL THEN '{without_it}'
        WHEN f.fence <> g.fence THEN 'fenced'
        WHEN w.scope IS NULL THEN 'exists'
        ELSE 'recorded' END AS verdict,
@@ -191,8 +194,9 @@ _VERDICTS: LiteralString = f"""
 FROM given g LEFT JOIN current f ON f.scope = g.fence_scope
 LEFT JOIN written w ON w.scope = g.scope AND w.replay_key = g.replay_key ORDER BY g.place"""
 
-RECORD_WAITING: LiteralString = f"{_GIVEN}),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'fenced' {_VERDICTS}"
-RECORD: LiteralString = f"{_GIVEN} SKIP LOCKED),{_WRITTEN} SELECT CASE WHEN f.scope IS NULL THEN 'locked' {_VERDICTS}"
+
+RECORD_WAITING: LiteralString = _record("FOR SHARE", "fenced")
+RECORD: LiteralString = _record("FOR SHARE SKIP LOCKED", "locked")
 """Nobody waits here for somebody else's lock."""
 
 # ---------------------------------------------------------------- checkpoint
@@ -213,7 +217,7 @@ waiting AS MATERIALIZED (
 {PICK}
 SELECT b.* FROM lash_batches b
 WHERE b.seq IN (SELECT seq FROM picked) AND b.state || '' = 'ready' AND EXISTS (
-  SELECT 1 FROM head WHERE early AND agent = %(agent)s::text AND context_digest = %(context_digest)s::text)
+  SELECT 1 FROM first WHERE early AND agent = %(agent)s::text AND context_digest = %(context_digest)s::text)
 ORDER BY b.seq FOR NO KEY UPDATE OF b"""
 
 CLAIM: LiteralString = """

@@ -12,7 +12,7 @@ from lash_tasks.domain.journal import EffectState, JournalRow
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.stores.protocols import OpenedTurn, OpenRequest, TurnCommit
-from lash_tasks.stores.sql.claiming import IN_ORDER, PICK, WAITING_COLUMNS, is_held
+from lash_tasks.stores.sql.claiming import IN_ORDER, PICK, WAITING_COLUMNS, waits_for_quiet
 from lash_tasks.stores.sql.conditions import in_order, is_held_back
 from lash_tasks.stores.sql.paths import PATH_AS_SHOWN
 from lash_tasks.stores.sql.rows import (
@@ -143,7 +143,8 @@ _BRANCHED_HISTORY = text(PATH_AS_SHOWN)
 _PICKED = text(f"""
 WITH waiting AS (
   SELECT {WAITING_COLUMNS} FROM lash_batches b
-  WHERE b.session_id = :session_id AND b.state = 'ready' AND b.available_at_ms <= :now_ms AND NOT {is_held(":now_ms")}
+  WHERE b.session_id = :session_id AND b.state = 'ready' AND b.available_at_ms <= :now_ms
+    AND NOT {waits_for_quiet(":now_ms")}
   ORDER BY {IN_ORDER} LIMIT :limit),
 {PICK}
 SELECT seq FROM picked""")
@@ -165,14 +166,14 @@ def first_ready(connection: Connection, session_id: SessionId, now_ms: int) -> R
     return connection.execute(query.order_by(*in_order(batches)).limit(1)).mappings().first()
 
 
-def may_join(head: Row | None, agent: str, context_digest: str) -> bool:
+def may_join(first: Row | None, agent: str, context_digest: str) -> bool:
     """Whether the batch that decides may enter a running turn of this agent and context."""
-    return head is not None and head["early"] and (head["agent"], head["context_digest"]) == (agent, context_digest)
+    return first is not None and first["early"] and (first["agent"], first["context_digest"]) == (agent, context_digest)
 
 
 def has_early_input(connection: Connection, session_id: SessionId, now_ms: int) -> bool:
-    head = first_ready(connection, session_id, now_ms)
-    return head is not None and bool(head["early"])
+    first = first_ready(connection, session_id, now_ms)
+    return first is not None and bool(first["early"])
 
 
 def claim(connection: Connection, turn_id: TurnId, run: Sequence[Row]) -> None:

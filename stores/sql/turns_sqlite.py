@@ -213,8 +213,8 @@ class SqliteTurns:
             return CommitRefused.ALREADY if turn["stamp"] == commit.stamp else CommitRefused.TURN_CONFLICT
         if steps.current_fence(connection, commit.session_id) != commit.fence:
             return CommitRefused.FENCED
-        head = steps.first_ready(connection, commit.session_id, now_ms)
-        if commit.refuse_if_joinable and steps.may_join(head, commit.agent, commit.context_digest):
+        first = steps.first_ready(connection, commit.session_id, now_ms)
+        if commit.refuse_if_joinable and steps.may_join(first, commit.agent, commit.context_digest):
             return CommitRefused.JOINABLE
         if steps.head_revision(connection, commit.session_id) != commit.base_revision:
             return CommitRefused.HEAD_CONFLICT
