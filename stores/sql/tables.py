@@ -280,7 +280,8 @@ turn_cancels = Table(
     Column("turn_id", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("requested_at_ms", BigInteger, nullable=False),
-    Column("cause", Text, nullable=False),  # the input that interrupts, so that its sender meets no other; or `request`
+    # The input that interrupts, so that its sender meets no other; also of workers before 0004, which know none.
+    Column("cause", Text, nullable=False, server_default="request"),
     PrimaryKeyConstraint("session_id", "turn_id", "cause"),
 )
 

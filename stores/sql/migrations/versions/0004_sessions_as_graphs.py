@@ -108,8 +108,6 @@ def upgrade() -> None:
         cancels.add_column(sa.Column("cause", sa.Text, nullable=False, server_default="request"))
         cancels.drop_constraint("pk_lash_turn_cancels", type_="primary")
         cancels.create_primary_key("pk_lash_turn_cancels", ["session_id", "turn_id", "cause"])
-    with op.batch_alter_table("lash_turn_cancels") as cancels:
-        cancels.alter_column("cause", server_default=None)
     op.create_index("ix_lash_states_ref", "lash_states", ["ref"])
     op.create_index("ix_lash_attachments_ref", "lash_attachments", ["ref"])
     for table, name, over, condition in _PARTIAL:
