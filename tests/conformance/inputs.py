@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from sqlalchemy import text
@@ -14,7 +15,7 @@ from lash_tasks.domain.codec import digest, encode
 from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.messages import TextPart
-from lash_tasks.domain.queue import BatchDraft
+from lash_tasks.domain.queue import BatchDraft, When, arrival
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from tests.conformance.arrange import NO_CONTEXT, SESSION
@@ -48,6 +49,11 @@ def draft(session_id: SessionId = SESSION, words: str = "hello", **changes: Any)
         "context_digest": NO_CONTEXT,
     }
     return BatchDraft(**(values | changes))
+
+
+def sent_under(when: When) -> dict[str, Any]:
+    """What a draft has of the rule it is sent under."""
+    return asdict(arrival(when, "m" if when is When.MERGE else None))
 
 
 def start_and_wait(database: Database, beside: ThreadPoolExecutor, action: Callable[[], Result]) -> Future[Result]:

@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 
 from lash_tasks.domain.ids import blob_ref
 from lash_tasks.domain.inputs import Blob
-from lash_tasks.domain.queue import BatchKind, BatchState, Enqueued
+from lash_tasks.domain.journal import RecordVerdict
+from lash_tasks.domain.queue import BatchKind, BatchState, Enqueued, When
 from lash_tasks.errors import IdempotencyConflict, InvalidInput, SessionDeleted, StoreMismatch, UnknownAgent
+from lash_tasks.stores.protocols import CheckpointRefused
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.queue import SqlInputQueue
@@ -24,6 +26,7 @@ from lash_tasks.stores.sql.sessions import SqlSessionStore
 from tests import services
 from tests.conformance.arrange import SESSION, Scene
 from tests.conformance.callers import (
+    KINDS,
     KINDS_OF_DATABASES,
     Caller,
     CoreCaller,
@@ -33,14 +36,20 @@ from tests.conformance.callers import (
     calling,
     django_connection,
 )
-from tests.conformance.inputs import OTHER_SESSION, draft, serve, start_and_wait
+from tests.conformance.inputs import OTHER_SESSION, draft, sent_under, serve, start_and_wait
 
 PICTURE = b"\x89PNG\r\n\x1a\n\x00%s"
+PICTURE_BLOB = Blob(blob_ref(PICTURE), PICTURE)
 on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 on_files = pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
 by_every_kind = pytest.mark.parametrize(
     ("database_url", "kind"),
     [pytest.param(url, kind, id=f"{url}-{kind.__name__}") for url, kind in KINDS_OF_DATABASES],
+    indirect=["database_url"],
+)
+by_every_kind_of_postgres = pytest.mark.parametrize(
+    ("database_url", "kind"),
+    [pytest.param("postgres", kind, id=kind.__name__) for kind in KINDS["postgres"]],
     indirect=["database_url"],
 )
 by_tellers = pytest.mark.parametrize(
@@ -80,7 +89,7 @@ def orders(scene: Scene) -> int:
 
 @by_every_kind
 def test_the_input_lands_with_the_callers_own_rows(scene: Scene, queue: SqlInputQueue, caller: Caller) -> None:
-    sent = draft(source_key="100% sure: order 12", early=True, blobs=(Blob(blob_ref(PICTURE), PICTURE),))
+    sent = draft(source_key="100% sure: order 12", early=True, blobs=(PICTURE_BLOB,))
     caller.order()
     assert queue.enqueue_with(caller.connection, sent).enqueued == Enqueued(sent.id, SESSION, created=True)
     assert queue.find(SESSION, batch_id=sent.id) is None
@@ -108,11 +117,31 @@ def test_input_keeps_the_rule_it_was_sent_under(scene: Scene, queue: SqlInputQue
     assert sorted(kept, key=str) == [(False, "100% mine", 500, None), (True, None, None, BatchKind.WAKE)]
 
 
+@by_every_kind_of_postgres  # SQLite has one writer at a time
+def test_a_transaction_that_its_caller_leaves_open_stops_nothing_of_a_turn(
+    scene: Scene, queue: SqlInputQueue, caller: Caller, beside: ThreadPoolExecutor
+) -> None:
+    queue.enqueue(draft())
+    turn = scene.open()
+    late = [draft(**sent_under(when), blobs=(PICTURE_BLOB,)) for when in (When.STEER, When.MERGE, When.QUEUE)]
+    for one in late:
+        assert queue.enqueue_with(caller.connection, one).enqueued.created
+
+    def work() -> None:
+        assert scene.record(turn) == RecordVerdict.RECORDED
+        assert scene.checkpoint(turn) is CheckpointRefused.EMPTY
+        scene.committed(turn)
+
+    beside.submit(work).result(5)
+    caller.commit()
+    assert [batch.id for batch in queue.waiting(SESSION)] == [one.id for one in late]
+
+
 @by_every_kind
 def test_what_the_caller_rolls_back_was_never_there(scene: Scene, queue: SqlInputQueue, caller: Caller) -> None:
     before = scene.everything()
     caller.order()
-    queue.enqueue_with(caller.connection, draft(blobs=(Blob(blob_ref(PICTURE), PICTURE),)))
+    queue.enqueue_with(caller.connection, draft(blobs=(PICTURE_BLOB,)))
     caller.rollback()
     assert scene.everything() == before
     assert orders(scene) == 0
@@ -169,7 +198,7 @@ def test_a_duplicate_elsewhere_waits_for_the_caller(
 def test_in_autocommit_the_input_lands_at_once_and_whole(scene: Scene, queue: SqlInputQueue, database_url: str) -> None:
     with calling(PsycopgCaller, database_url) as caller:
         caller.connection.autocommit = True
-        queue.enqueue_with(caller.connection, draft(blobs=(Blob(blob_ref(PICTURE), PICTURE),)))
+        queue.enqueue_with(caller.connection, draft(blobs=(PICTURE_BLOB,)))
         assert (scene.count(tables.batches), scene.count(tables.blobs)) == (1, 1)
 
 

@@ -12,14 +12,14 @@ from sqlalchemy import delete, event, insert, select, update
 
 from lash_tasks.domain.ids import BatchId, SessionId, TurnId, blob_ref
 from lash_tasks.domain.inputs import Blob
-from lash_tasks.domain.queue import BatchState, Cancellation, CancelVerdict, Enqueued
+from lash_tasks.domain.queue import BatchState, Cancellation, CancelVerdict, Enqueued, When
 from lash_tasks.errors import SessionBusy
 from lash_tasks.stores.protocols import Committed, OpenedTurn
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from tests.conformance.arrange import SESSION, Scene
-from tests.conformance.inputs import draft, serve, start_and_wait
+from tests.conformance.inputs import draft, sent_under, serve, start_and_wait
 
 ROUNDS = 340
 """On three backends: about a thousand."""
@@ -210,6 +210,20 @@ def test_senders_of_the_same_pictures_in_another_order_do_not_block_each_other(
             pictures = [Blob(blob_ref(content), content) for content in contents]
             assert all(senders.map(send, [pictures, pictures[::-1]]))
     assert scene.count(tables.blobs) == 4000
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)  # SQLite has one writer at a time
+def test_a_sender_waits_for_no_turn_that_holds_the_fence(
+    scene: Scene, queue: SqlInputQueue, other: Database, beside: ThreadPoolExecutor
+) -> None:
+    """An opening and a commit hold it; only what asks whether the session is at work, or stops it, waits for them."""
+    queue.enqueue(draft())
+    scene.open()
+    with other.transaction() as turn:
+        turn.execute(select(tables.fences).with_for_update())
+        for when in (When.QUEUE, When.STEER, When.MERGE):
+            late = draft(**sent_under(when), blobs=(Blob(blob_ref(b"picture"), b"picture"),))
+            assert beside.submit(queue.enqueue, late).result(5).created, when
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)  # SQLite has one writer at a time
