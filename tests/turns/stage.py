@@ -68,21 +68,27 @@ class Rings:
 
 
 class DieAt:
-    """Dies at the `count`-th passing of a crash point, once; counts all passings."""
+    """Dies at the `count`-th passing of a crash point, once and with all its threads; counts all passings."""
 
     def __init__(self, point: CrashPoint | None = None, count: int = 1) -> None:
         self._point = point
         self._left = count
         self._lock = threading.Lock()
+        self._dead = False
         self.passed: Counter[CrashPoint] = Counter()
+
+    def live_again(self) -> None:
+        """Another process takes the place of the dead one."""
+        self._dead = False
 
     def __call__(self, point: CrashPoint) -> None:
         with self._lock:
             self.passed[point] += 1
             if point is self._point:
                 self._left -= 1
-                if self._left == 0:
-                    raise SimulatedDeath(point)
+                self._dead |= self._left == 0
+            if self._dead:
+                raise SimulatedDeath(point)
 
 
 class Death:
@@ -158,6 +164,8 @@ class Stage:
     def worker(self, reached: Reached = nothing_happens, wrap: Wrap | None = None) -> Iterator[WorkerParts]:
         """A worker process without its threads. A death inside is the end of it and no error of the test."""
         stores = self.stores()
+        if isinstance(reached, DieAt):
+            reached.live_again()
         parts = open_worker(
             self.settings,
             agents={one.name: one for one in self.agents},

@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Table
 
 from lash_tasks import SwitchFrame, ToolContext, tool
+from lash_tasks.domain.codec import JsonObject
 from lash_tasks.domain.hooks import EnqueueMessages, PluginMessage
 from lash_tasks.domain.ids import BatchId
 from lash_tasks.domain.messages import text_of
 from lash_tasks.domain.plugins import Hook
+from lash_tasks.domain.turns import TurnContext
 from lash_tasks.machine.requests import ModelRequest, ModelResponse
 from lash_tasks.plugins.plugin import Directives, HookContext
 from lash_tasks.ports import Interrupt, ModelCall
@@ -26,7 +27,7 @@ from lash_tasks.settings import Settings
 from lash_tasks.stores.sql import tables
 from lash_tasks.tools.agents import Agent
 from lash_tasks.tools.definition import Tool
-from tests.turns.models import Model, call_number, calls, out_of_order, says
+from tests.turns.models import Model, call_number, calls, out_of_order, says, script
 from tests.turns.plugins import Does, plugin
 from tests.turns.stage import AGENT, SESSION, DieAt, Stage, agent, emptied
 
@@ -36,6 +37,12 @@ TEXTS = (
 )
 REPEATED_EFFECT = frozenset({CrashPoint.AFTER_PERFORM})
 """Where an effect was done and not recorded: there, and only there, it is done again."""
+BESIDE = frozenset({CrashPoint.AFTER_PERFORM, CrashPoint.AFTER_RECORD})
+"""Where the tools that ran beside in the same round may have been done and not recorded as well."""
+SELDOM = frozenset({CrashPoint.AFTER_BEGUN, CrashPoint.AFTER_CHECKPOINT})
+"""Passed only by a tool that must not run twice, and by a checkpoint that input joins at."""
+COUNTED = [table for table in tables.metadata.sorted_tables if table not in (tables.agents, tables.workers)]
+"""What a death must not make more or fewer rows of. The others are of the workers themselves."""
 
 
 @dataclass
@@ -51,8 +58,8 @@ class Scene:
     turns: int = len(TEXTS)
     free: frozenset[CrashPoint] = frozenset()
     """Points where an effect that is done again may be one that costs nothing and is not counted."""
-    tables: tuple[Table, ...] = ()
-    """Tables whose rows are counted beside the usual ones."""
+    misses: frozenset[CrashPoint] = SELDOM
+    """The points that no turn of it passes."""
 
 
 Make = Callable[[Scene], None]
@@ -77,7 +84,12 @@ def typed_with_a_fallback(scene: Scene) -> None:
 
 def joined_in_mid_turn(scene: Scene) -> None:
     """Input that is there before the first checkpoint joins; a delivered message comes but once, like its sender."""
-    scene.agent = agent(scene.tool)
+
+    def instructions(ctx: TurnContext) -> str:
+        scene.effects[f"instructions {ctx.turn_index}"] += 1
+        return "Answer."
+
+    scene.agent = agent(scene.tool, instructions=instructions)
 
     def send(stage: Stage) -> None:
         stage.send(TEXTS[0], idempotency_key="opening")
@@ -88,7 +100,7 @@ def joined_in_mid_turn(scene: Scene) -> None:
 
         scene.model = stage.model = Model(before=before)
 
-    scene.send, scene.turns = send, 1
+    scene.send, scene.turns, scene.misses = send, 1, SELDOM - {CrashPoint.AFTER_CHECKPOINT}
 
 
 def switching_frames(scene: Scene) -> None:
@@ -107,7 +119,7 @@ def switching_frames(scene: Scene) -> None:
 
     scene.agent, scene.model = agent(scene.tool, go_on), Model(rule)
     scene.send = lambda stage: [stage.send(text) for text in ("go", TEXTS[1])]
-    scene.turns, scene.tables = 3, (tables.frames,)
+    scene.turns = 3
 
 
 def with_plugins(scene: Scene) -> None:
@@ -137,21 +149,49 @@ def with_plugins(scene: Scene) -> None:
         }
     )
     scene.agent = agent(scene.tool, plugins=[watch])
-    scene.send, scene.turns, scene.tables = lambda stage: stage.send(TEXTS[0]), 1, (tables.states,)
+    scene.send, scene.turns = lambda stage: stage.send(TEXTS[0]), 1
+
+
+COMMANDS: dict[str, JsonObject] = {
+    "configure_session": {"spec": {"max_turns": 7}},
+    "reset_session": {},
+    "branch_to_node": {"node_id": "m1.0"},
+    "append_session_nodes": {"nodes": ["noted"]},
+    "refresh_tool_catalog": {},
+}
 
 
 def commanded(scene: Scene) -> None:
-    """Commands between inputs: turns that ask no model, whose only effect costs nothing."""
+    """Commands after an input: turns that ask no model, whose only effect costs nothing."""
 
     def send(stage: Stage) -> None:
         stage.send(TEXTS[1])
-        for kind, arguments in (("configure_session", {"spec": {"max_turns": 7}}), ("reset_session", {})):
+        for kind, arguments in COMMANDS.items():
             values = {"session_id": SESSION, "kind": kind, "arguments": arguments, "idempotency_key": kind}
             with stage.ingress() as ingress:
-                ingress.command(CommandRequest.parse({**values, "agent": AGENT}))
-        stage.send("more words")
+                named = replace(ingress, new_id=f"command-{kind}".format)  # what is appended is named after it
+                named.command(CommandRequest.parse({**values, "agent": AGENT}))
 
-    scene.agent, scene.send, scene.turns, scene.free = agent(scene.tool), send, 4, REPEATED_EFFECT
+    scene.agent, scene.send, scene.turns = agent(scene.tool), send, 1 + len(COMMANDS)
+    scene.free = REPEATED_EFFECT
+
+
+def charging(scene: Scene) -> None:
+    """A tool whose attempt is never repeated."""
+
+    @tool(on_crash="never")
+    def charge(cents: int) -> str:
+        """Charge."""
+        scene.effects["charge"] += 1
+        return f"charged {cents}"
+
+    scene.agent = agent(charge)
+    scene.model = Model(script({"go": [calls(("charge", '{"cents": 5}')), says("done")]}))
+    scene.send, scene.turns = lambda stage: stage.send("go"), 1
+    scene.misses = SELDOM - {CrashPoint.AFTER_BEGUN}
+
+
+SCENES = [plain, typed_with_a_fallback, joined_in_mid_turn, switching_frames, with_plugins, commanded]
 
 
 class Run:
@@ -179,7 +219,7 @@ class Run:
             self.passed = die_at.passed
             self.transcript = stage.transcript()
             self.results = [_without_times(turn.result) for turn in stage.turns()]
-            self.rows = {**stage.row_counts(), **{table.name: len(stage.rows(table)) for table in scene.tables}}
+            self.rows = {table.name: len(stage.rows(table)) for table in COUNTED}
             self.states = sorted(stage.states().values())
 
 
@@ -192,16 +232,26 @@ def _calls(calls: Any) -> list[tuple[str, Any, Any]]:
     return [(call.call_id, call.arguments, call.outcome.value) for call in calls]
 
 
+def test_every_crash_point_is_passed_in_some_scene() -> None:
+    @tool
+    def idle() -> None:
+        """Do nothing."""
+
+    missed = set(CrashPoint)
+    for make in (*SCENES, charging):
+        scene = Scene(idle)
+        make(scene)
+        missed &= scene.misses
+    assert not missed
+
+
 @pytest.mark.shows("T13")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "make", [plain, typed_with_a_fallback, joined_in_mid_turn, switching_frames, with_plugins, commanded]
-)
+@pytest.mark.parametrize("make", SCENES)
 def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(settings: Settings, make: Make) -> None:
     whole = Run(settings, DieAt(), make)
     assert len(whole.results) == whole.scene.turns
-    never_passed = set(CrashPoint) - set(whole.passed) - {CrashPoint.AFTER_BEGUN, CrashPoint.AFTER_CHECKPOINT}
-    assert not never_passed
+    assert set(CrashPoint) - set(whole.passed) == whole.scene.misses
 
     for point, passings in whole.passed.items():
         for count in range(1, passings + 1):
@@ -212,10 +262,26 @@ def test_a_death_at_any_passing_of_any_crash_point_changes_nothing_but_time(sett
             assert died.rows == whole.rows, where
             assert died.states == whole.states, where
             assert len(died.keys) == len(whole.keys), "a call changed its idempotency key"
-            done = (
-                (died.model.asked - whole.model.asked).total(),
-                (died.tools - whole.tools).total(),
-                (died.scene.effects - whole.scene.effects).total(),
-            )
-            again = sum(done)
-            assert again == (point in REPEATED_EFFECT) or (again == 0 and point in whole.scene.free), (where, done)
+            tools = died.tools - whole.tools
+            assert set(tools.values()) <= {1}, (where, tools)
+            assert not tools or point in BESIDE, (where, tools)
+            others = (died.model.asked - whole.model.asked) + (died.scene.effects - whole.scene.effects)
+            done = others.total() + (point in REPEATED_EFFECT and bool(tools))
+            assert done == (point in REPEATED_EFFECT) or (done == 0 and point in whole.scene.free), (where, others)
+
+
+@pytest.mark.shows("T13")
+@pytest.mark.timeout(600)
+def test_a_call_that_must_not_be_repeated_is_made_once_at_most_wherever_its_worker_dies(settings: Settings) -> None:
+    whole = Run(settings, DieAt(), charging)
+    assert set(CrashPoint) - set(whole.passed) == whole.scene.misses
+    unknown = {(CrashPoint.AFTER_BEGUN, 1): 0, (CrashPoint.AFTER_PERFORM, 2): 1}
+    for point, passings in whole.passed.items():
+        for count in range(1, passings + 1):
+            died = Run(settings, DieAt(point, count), charging)
+            where = (point, count)
+            assert died.rows == whole.rows, where
+            assert died.states == whole.states, where
+            assert died.scene.effects["charge"] == unknown.get(where, 1), where
+            assert (died.transcript != whole.transcript) == (where in unknown), where
+            assert (died.results != whole.results) == (where in unknown), where
