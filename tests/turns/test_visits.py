@@ -10,16 +10,19 @@ from dataclasses import replace
 import pytest
 
 from lash_tasks.clock import FakeClock
+from lash_tasks.domain.codec import UNREADABLE
 from lash_tasks.domain.ids import LeaseToken, fence_scope
 from lash_tasks.domain.queue import BatchState
-from lash_tasks.errors import CommitConflict
+from lash_tasks.domain.turns import MAX_ATTEMPTS
+from lash_tasks.errors import CommitConflict, NotFound, StoreError, StoreUnavailable
 from lash_tasks.runtime.crash_points import CrashPoint
+from lash_tasks.runtime.ingress import CommandRequest
 from lash_tasks.runtime.session_runner import STAY_SECONDS, RunVerdict
 from lash_tasks.stores.bundle import Stores
 from lash_tasks.stores.memory import open_memory_stores
 from lash_tasks.stores.protocols import CommitRefused, Committed, Released, TurnCommit
 from tests.turns.doubles import TurnsBetween
-from tests.turns.stage import SESSION, Stage
+from tests.turns.stage import AGENT, SESSION, Stage
 
 THEIRS = LeaseToken("another worker")
 
@@ -180,3 +183,67 @@ def test_a_commit_of_another_workers_turn_leaves_the_lease_free(stage: Stage, re
     assert stage.run(wrap=refuses(refused)) is RunVerdict.FENCED
 
     assert not stage.shared.leases.held([fence_scope(SESSION)])
+
+
+class Broken(Exception):
+    """Of no kind that the runtime knows."""
+
+
+def breaks(verb: str, error: Exception) -> Callable[[Stores], Stores]:
+    """Let a verb of the turn store raise."""
+
+    def broken(_request: object) -> None:
+        raise error
+
+    def wrap(stores: Stores) -> Stores:
+        turns = TurnsBetween(stores.turns)
+        setattr(turns, verb, broken)
+        return replace(stores, turns=turns)
+
+    return wrap
+
+
+@pytest.mark.shows("L18")
+@pytest.mark.parametrize("verb", ["open", "checkpoint", "commit"])
+@pytest.mark.parametrize(
+    "error",
+    [Broken(), ValueError("no"), NotFound("node", "x"), StoreError("no")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_turn_that_raises_leaves_the_lease_free(stage: Stage, verb: str, error: Exception) -> None:
+    stage.shared = open_memory_stores(clock=stage.clock)
+    stage.send("hello")
+    stage.inject("and", exclusive=False, merge_key="steer")
+    with pytest.raises(type(error)) as raised:
+        stage.run(wrap=breaks(verb, error))
+
+    assert raised.value is error
+    assert not stage.shared.leases.held([fence_scope(SESSION)])
+    assert stage.run() is RunVerdict.COMMITTED
+
+
+@pytest.mark.shows("L18")
+def test_a_command_that_raises_leaves_the_lease_free_at_every_attempt_and_the_next_run_opens(stage: Stage) -> None:
+    stage.shared = open_memory_stores(clock=stage.clock)
+    values = {"session_id": SESSION, "kind": "reset_session", "idempotency_key": "k", "agent": AGENT}
+    with stage.ingress() as ingress:
+        ingress.command(CommandRequest.parse(values))
+    stage.execute("UPDATE lash_batches SET payload = :payload", payload=b"{}")
+    stage.send("behind")
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        with pytest.raises(UNREADABLE):
+            stage.run()
+        assert not stage.shared.leases.held([fence_scope(SESSION)]), attempt
+        assert [turn.attempt for turn in stage.turns()] == [attempt]
+    assert stage.run() is RunVerdict.COMMITTED
+    assert stage.last().text == "You said: behind"
+
+
+def test_an_outage_of_the_database_in_a_turn_leaves_the_lease_free(stage: Stage) -> None:
+    stage.shared = open_memory_stores(clock=stage.clock)
+    stage.send("hello")
+    with pytest.raises(StoreUnavailable):
+        stage.run(wrap=breaks("open", StoreUnavailable("gone")))
+
+    assert not stage.shared.leases.held([fence_scope(SESSION)])
+    assert stage.run() is RunVerdict.COMMITTED
