@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from sqlalchemy import func, select
 
 from lash_tasks.clock import FakeClock
@@ -48,10 +49,19 @@ from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from lash_tasks.stores.sql.turns import SqlTurnStore
 
+on_every_backend = pytest.mark.parametrize("database_url", ["memory", "sqlite", "postgres"], indirect=True)
+"""For a test whose scene is otherwise in SQLite in memory: SQLite in a file and Postgres as well."""
 SESSION = SessionId("customer-7")
 SUPPORT = AgentSnapshot(name="support", model="scripted:small", instructions="Answer briefly.")
 ALICE = WorkerId("alice")
 MAX_PAYLOAD_BYTES = 1024 * 1024
+
+
+def url_of_backend(request: pytest.FixtureRequest) -> str:
+    """For a fixture `database_url`: what `on_every_backend` asks for, or SQLite in memory."""
+    backend = getattr(request, "param", "memory")
+    url: str = "sqlite://" if backend == "memory" else request.getfixturevalue(f"migrated_{backend}_url")
+    return url
 
 
 class Timeline(FakeClock):

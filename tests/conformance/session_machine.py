@@ -377,7 +377,7 @@ class Sessions(RuleBasedStateMachine):
             if not row["stamp"]
         ] == ([] if turn is None else [(turn.id, turn.fence, turn.holder, turn.attempt)])
         assert {row["batch_id"] for row in rows["lash_dead_letters"]} == session.dead
-        assert len(rows["lash_turn_cancels"]) == (turn is not None and session.queue.cancelled)
+        assert bool(rows["lash_turn_cancels"]) == (turn is not None and session.queue.cancelled)
         journal = {(row["scope"].rpartition("/")[2], row["replay_key"]) for row in rows["lash_effects"]}
         assert journal == session.effects
         assert sum(row["fence"] for row in rows["lash_fences"]) == session.fence

@@ -12,7 +12,7 @@ from lash_tasks.errors import InputCancelled, InputDeadLettered, NotFound, Resul
 from lash_tasks.observation.listening import UNWOKEN
 from lash_tasks.observation.receipts import ReceiptState, read_status, wait_for_run
 from lash_tasks.stores.sql import tables
-from tests.scene import SESSION, Scene, Timeline
+from tests.scene import SESSION, Scene, Timeline, on_every_backend
 
 
 def status(scene: Scene, input_id: BatchId) -> str:
@@ -125,6 +125,7 @@ def test_the_result_is_there_as_soon_as_the_turn_is_announced(scene: Scene, cloc
     assert clock.now_ms() == began + 123
 
 
+@on_every_backend
 @pytest.mark.shows("Q24")
 def test_a_wait_ends_with_the_commit_and_not_with_the_claim_with_a_cancel_and_for_an_unknown_input_at_once(
     scene: Scene, clock: Timeline

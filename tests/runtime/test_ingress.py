@@ -25,7 +25,7 @@ from lash_tasks.errors import (
 )
 from lash_tasks.runtime.ingress import CancelRequest, SendRequest
 from lash_tasks.stores.sql.tables import agents, batches
-from tests.scene import MAX_PAYLOAD_BYTES, SESSION, Scene
+from tests.scene import MAX_PAYLOAD_BYTES, SESSION, Scene, on_every_backend
 
 PNG = b"\x89PNG\r\n\x1a\nan image"
 PNG_TEXT = base64.b64encode(PNG).decode()
@@ -249,6 +249,7 @@ def test_a_bad_input_is_refused_by_field_and_nothing_is_stored(
     assert scene.doorbell.rung == []
 
 
+@on_every_backend
 @pytest.mark.shows("Q20")
 @pytest.mark.parametrize("field", ["context", "input"])
 def test_a_live_object_is_refused_before_anything_is_stored(scene: Scene, field: str) -> None:
@@ -416,6 +417,7 @@ def test_an_idempotency_key_comes_before_the_message_id(scene: Scene) -> None:
 # ---------------------------------------------------------------- reject
 
 
+@on_every_backend
 @pytest.mark.shows("L10")
 def test_reject_refuses_a_session_that_has_work_and_stores_nothing(scene: Scene) -> None:
     scene.send(when="reject", idempotency_key="first")
