@@ -201,6 +201,7 @@ HERE = {
     "T11": "It is `StoreUnavailable`, which says that the same call may be made again.",
     "T15": "Whoever is turned away by a lease that is about to go leaves a knock, and is rung for.",
     "T16": "Nothing is stored on the way but the journal, whose rows are tried again.",
+    "T18": "The final text is a message of its turn from the response on, so it cannot be missing.",
     "T19": "A store in memory is SQLite in memory, so there is no turn without one.",
     "P17": "Nothing is stored on the way but the journal, whose rows are tried again.",
     "P18": "Nothing of a turn is in the history before its commit.",

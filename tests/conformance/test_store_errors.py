@@ -8,9 +8,12 @@ import pytest
 from sqlalchemy import text, update
 
 from lash_tasks.domain.codec import canonical
+from lash_tasks.domain.founding import NewSession
 from lash_tasks.domain.ids import SessionId
 from lash_tasks.domain.sessions import Place
 from lash_tasks.errors import (
+    CommitConflict,
+    HeadRevisionConflict,
     SchemaBehind,
     StoreError,
     StoreMismatch,
@@ -22,6 +25,7 @@ from lash_tasks.stores.sql import schema, tables
 from lash_tasks.stores.sql.engine import Database
 from lash_tasks.stores.sql.fleet import SqlFleet
 from lash_tasks.stores.sql.queue import SqlInputQueue
+from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from tests.conformance.arrange import ALICE, BOB, SESSION, Scene, node
 from tests.conformance.inputs import draft, serve
@@ -104,12 +108,33 @@ def other_version(scene: Scene) -> object:
     return SqlSessionStore(scene.database).turns(SESSION)
 
 
+def behind_another(scene: Scene) -> object:
+    scene.send()
+    scene.committed(scene.open())
+    return SqlSessionRegistry(scene.database).begin_anew(NewSession(session_id=SESSION), 7)
+
+
 ERRORS: dict[type[StoreError], Callable[[Scene], object]] = {
     StoreUnavailable: unavailable,
+    HeadRevisionConflict: behind_another,
     StoreMismatch: mismatch,
     SchemaBehind: behind,
     UnsupportedRecordSchemaVersion: other_version,
 }
+
+
+OF_THE_RUNTIME = {CommitConflict}
+"""What the runtime makes of a refusal that should never happen: tests/turns/test_visits.py."""
+
+
+@pytest.mark.shows("E2")
+def test_every_store_error_is_brought_about_here() -> None:
+    assert set(kinds_of(StoreError)) == set(ERRORS) | OF_THE_RUNTIME
+
+
+def kinds_of(error: type[StoreError]) -> list[type[StoreError]]:
+    """Those below it in the tree of errors."""
+    return [kind for one in error.__subclasses__() for kind in (one, *kinds_of(one))]
 
 
 @pytest.mark.shows("E2")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lash_tasks.domain.ids import CallId, MessageId
+from lash_tasks.domain.messages import Role, text_of
 from lash_tasks.domain.turns import (
     ExecutionSummary,
     FailureClass,
@@ -144,10 +145,27 @@ def test_a_bare_traceback_is_kept_raw_and_not_shown() -> None:
 
 
 @pytest.mark.shows("T18")
-def test_the_final_answer_is_in_the_history_once() -> None:
-    result = assemble(ended(answers("Hi."), NOTHING), None, attempt=1)
+@pytest.mark.parametrize(
+    "replies",
+    [
+        (answers("Hi."), NOTHING),
+        (answers("Hi. \n"), NOTHING),
+        (answers("Partly", reason=TerminalReason.OUTPUT_LIMIT),),
+        (answers(call()), returned("Hi."), NOTHING, answers("Hi."), NOTHING),
+        (answers("Hi."), joins("more"), answers("Ho."), NOTHING),
+    ],
+)
+def test_the_final_answer_is_in_the_history_once_and_last(replies: tuple[Reply, ...]) -> None:
+    result = assemble(ended(*replies), None, attempt=1)
+    answers_given = [
+        text_of(node.message)
+        for node in result.nodes
+        if node.message is not None and node.message.role is Role.ASSISTANT
+    ]
 
-    assert [node.node_id for node in result.nodes] == ["m1.0", "m1.1"]
+    assert result.nodes[-1].message is not None
+    assert text_of(result.nodes[-1].message) == result.turn.assistant_output.raw_text
+    assert answers_given.count(result.turn.assistant_output.raw_text) == 1
 
 
 def test_the_result_names_its_turn() -> None:

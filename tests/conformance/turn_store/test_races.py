@@ -13,11 +13,12 @@ from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from lash_tasks.domain.codec import encode
-from lash_tasks.domain.ids import ReplayKey, SessionId, WorkerId, queue_turn_id
+from lash_tasks.domain.ids import BlobRef, MessageId, NodeId, ReplayKey, SessionId, WorkerId, queue_turn_id
 from lash_tasks.domain.inputs import QueuedInput
 from lash_tasks.domain.journal import RecordVerdict
-from lash_tasks.domain.messages import TextPart
+from lash_tasks.domain.messages import ImagePart, Message, Role, TextPart
 from lash_tasks.domain.queue import BatchState
+from lash_tasks.domain.sessions import Node
 from lash_tasks.domain.turns import TurnStatus
 from lash_tasks.domain.usage import TokenUsage, UsageEntry
 from lash_tasks.stores.protocols import CheckpointRefused, CommitRefused, Committed, NotOpened, OpenedTurn
@@ -406,10 +407,13 @@ def test_of_two_writers_with_other_content_under_one_fence_one_wins(
         assert sum(row["revision"] == number for row in scene.rows(tables.nodes)) == 1
 
 
+# Each turn raises its session's fence twice: when it is opened and when it is committed.
 WHAT_A_COMMIT_LEAVES = """
 SELECT
   (SELECT count(*) FROM lash_nodes) / 2 AS nodes,
   (SELECT count(*) FROM lash_usage) AS usage,
+  (SELECT count(*) FROM lash_attachments WHERE committed_at_ms IS NOT NULL) AS attachments,
+  (SELECT coalesce(max(fence), 0) FROM lash_fences) / 2 AS closed_fences,
   (SELECT count(*) FROM lash_turns WHERE stamp IS NOT NULL) AS stamps,
   (SELECT count(*) FROM lash_turns WHERE status = 'committed' AND holder IS NULL) AS let_go,
   (SELECT count(*) FROM lash_batches WHERE state = 'consumed') AS consumed,
@@ -433,7 +437,8 @@ def test_whoever_reads_beside_commits_sees_all_of_one_or_nothing(
         scene.send()
         turn = scene.open()
         used = UsageEntry(ReplayKey(f"call-{number}"), "turn", "m", TokenUsage(1, 1))
-        nodes = (node(2 * number), node(2 * number + 1, parent=2 * number))
+        picture = Message(MessageId(f"m{2 * number}"), Role.USER, (ImagePart(BlobRef(f"picture-{number}"), "", ""),))
+        nodes = (Node(NodeId(picture.id), None, picture), node(2 * number + 1, parent=2 * number))
         scene.committed(turn, nodes=nodes, usage=(used,), stamp=f"stamp-{number}")
 
     reader.result(20)
