@@ -28,7 +28,7 @@ from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from tests.conformance.arrange import ALICE, BOB, SESSION, Scene, node
-from tests.conformance.inputs import draft, serve
+from tests.conformance.inputs import agent, draft, serve
 
 NEWER = canonical({"v": 9, "d": {"of": "a newer version"}})
 
@@ -157,7 +157,7 @@ def spoil(scene: Scene, table: str, column: str) -> None:
 
 READERS: dict[tuple[str, str], Callable[[Scene], object]] = {
     ("lash_turns", "result"): lambda scene: SqlSessionStore(scene.database).turns(SESSION),
-    ("lash_agents", "snapshot"): lambda scene: SqlFleet(scene.database).agents(),
+    ("lash_agents", "snapshot"): lambda scene: SqlFleet(scene.database).snapshot("support", agent().ref()),
 }
 
 
