@@ -90,6 +90,9 @@ class Session:
     """When each turn was opened, and with what."""
     passed_over: list[list[Sent]] = field(default_factory=list)
     """What was there at each opening and not taken."""
+    left_at_checkpoints: list[tuple[int, Sent, list[Sent]]] = field(default_factory=list)
+    """When each was, the first input of its turn, and what was there after it."""
+    refused: list[BatchId] = field(default_factory=list)
 
     @property
     def now_ms(self) -> int:
@@ -131,6 +134,7 @@ class Session:
         if reject and busy:
             with pytest.raises(SessionBusy):
                 self.queue.enqueue(new, reject_if_busy=True)
+            self.refused.append(new.id)
             return
         assert self.queue.enqueue(new, reject_if_busy=reject).created
         sent = Sent(
@@ -170,6 +174,7 @@ class Session:
             self.turns[-1][1].extend(joined)
         else:
             assert (taken, joined) == (CheckpointRefused.EMPTY, [])
+        self.left_at_checkpoints.append((self.now_ms, self.model.running[0], list(self.model.waiting)))
 
     def _commit(self, opened: OpenedTurn) -> None:
         joinable = bool(self.model.joinable(self.now_ms))
@@ -288,6 +293,30 @@ def an_interruption_stops_the_turn_that_ran_and_no_other(session: Session, _: li
     assert stopped == set()  # each went with its turn, and `compare` has seen them there
 
 
+def a_steer_joins_the_turn_that_runs_in_its_order(session: Session, turns: list[list[Sent]]) -> None:
+    for now_ms, running, left in session.left_at_checkpoints:
+        line = sorted((one for one in left if one.available_ms <= now_ms), key=lambda one: one.place)
+        if line and line[0].when is When.STEER:
+            assert (line[0].agent, line[0].context) != (running.agent, running.context)
+    taken = [one for inputs in turns for one in inputs]
+    steers = [one for one in taken if one.when is When.STEER and one.available_ms == one.sent_ms]
+    assert all(one.number < next_.number for one, next_ in pairwise(steers))
+
+
+def a_reject_got_in_only_where_all_before_it_was_over_and_left_nothing_elsewhere(
+    session: Session, turns: list[list[Sent]]
+) -> None:
+    stored = {row["id"] for row in session.scene.rows(tables.batches)}
+    assert stored.isdisjoint(session.refused)
+    before: set[int] = set()
+    cancelled = {one.number for one in session.sent.values()} - {one.number for inputs in turns for one in inputs}
+    for inputs in turns:
+        for one in inputs:
+            if one.when is When.REJECT:
+                assert set(range(one.number)) <= before | cancelled
+        before |= {one.number for one in inputs}
+
+
 LAWS = (
     taken_once,
     none_share_across_contexts_and_agents,
@@ -295,4 +324,6 @@ LAWS = (
     input_that_merges_has_one_key_and_was_quiet,
     an_interruption_goes_before_all_that_is_none,
     an_interruption_stops_the_turn_that_ran_and_no_other,
+    a_steer_joins_the_turn_that_runs_in_its_order,
+    a_reject_got_in_only_where_all_before_it_was_over_and_left_nothing_elsewhere,
 )

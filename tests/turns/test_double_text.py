@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from lash_tasks import ToolContext, tool
 from lash_tasks.domain.activity import ActivityType, TurnActivity
+from lash_tasks.domain.ids import BatchId
 from lash_tasks.domain.messages import Role, TextPart, ToolResultPart, text_of, unanswered_calls
 from lash_tasks.domain.queue import BatchState
 from lash_tasks.domain.turns import StopKind, stopped
@@ -283,37 +286,59 @@ def test_an_interruption_of_a_turn_whose_worker_died_ends_it_and_goes_next(stage
 
 @dataclass(frozen=True)
 class Arrival:
-    call: int
-    """In which model call it comes."""
+    place: int | None
+    """In which model call it comes; None: in the first turn's round of tools."""
     when: str
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
-        st.builds(Arrival, st.integers(0, 5), st.sampled_from(["queue", "steer", "interrupt", "merge"])), max_size=5
+        st.builds(
+            Arrival,
+            st.sampled_from([None, None, 0, 0, 1, 1, 2, 3, 4, 5]),
+            st.sampled_from(["queue", "steer", "steer", "interrupt", "merge", "reject"]),
+        ),
+        max_size=5,
     )
 )
 def test_whatever_comes_during_a_turn_is_answered_once_and_leaves_no_call_without_a_result(
     stage: Stage, arrivals: list[Arrival]
 ) -> None:
     before = len(stage.states())
-    stage.send("go")
-    words = [f"{before}-{number}" for number in range(len(arrivals))]
+    came: dict[str, tuple[str, BatchId]] = {}
+    """What was let in, by its words: the rule that it came under, and its id."""
 
-    def arrive(call: int) -> Callable[[], None]:
-        def send() -> None:
-            for word, arrival in zip(words, arrivals, strict=True):
-                if arrival.call == call:
-                    stage.send(word, when=arrival.when, **({"merge_key": "m"} if arrival.when == "merge" else {}))
+    def arrive(place: int | None) -> None:
+        for number, arrival in enumerate(arrivals):
+            words = f"{before}-{number}"
+            if arrival.place != place:
+                continue
+            if arrival.when == "reject":
+                with pytest.raises(SessionBusy):
+                    stage.send(words, when="reject")
+                continue
+            key = {"merge_key": "m"} if arrival.when == "merge" else {}
+            came[words] = (arrival.when, stage.send(words, when=arrival.when, **key))
 
-        return send
+    @tool
+    def look(at: str) -> str:
+        """Look."""
+        arrive(None)
+        return f"saw {at}"
 
-    arriving(stage, *(arrive(call) for call in range(6)))
+    arriving(stage, *(partial(arrive, call) for call in range(6)))
+    stage.agents = [agent(look)]
+    first = stage.send("go")
     stage.run_all()
-    arrive_late = [word for word in words if word not in said(stage)]
-    assert all(arrivals[words.index(word)].call > 0 for word in arrive_late)  # the turns had no such call
     history = said(stage)
-    assert all(history.count(word) == 1 for word in words if word not in arrive_late)
+    assert all(history.count(words) == 1 for words in came)
+    assert len(stage.states()) == before + 1 + len(came), "what was refused has left something"
+    assert not [words for words in history if words.startswith(f"{before}-") and words not in came]
     assert unanswered_calls(tuple(stage.messages())) == ()
     assert set(stage.states().values()) == {BatchState.CONSUMED}
+    if "interrupt" not in (rule for rule, _ in came.values()):
+        # Whoever steers while nothing else waits is answered by the turn that runs.
+        turn_of = {row["id"]: row["turn_id"] for row in batches(stage)}
+        steered = takewhile(lambda one: one[0] == "steer", came.values())
+        assert {turn_of[id_] for _, id_ in steered} <= {turn_of[first]}
