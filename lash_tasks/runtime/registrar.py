@@ -13,10 +13,12 @@ from lash_tasks.domain.messages import Message
 from lash_tasks.domain.policies import SessionPolicy, policy_of
 from lash_tasks.domain.sessions import SessionHead
 from lash_tasks.errors import (
+    HeadRevisionConflict,
     NotFound,
     NoWorkerHasRegistered,
     PayloadTooLarge,
     SessionAlreadyExists,
+    SessionBusy,
     SessionDeleted,
     SessionMismatch,
     UnknownAgent,
@@ -86,13 +88,20 @@ class Registrar:
         return self._shown(self.registry.create(new))
 
     def begin_anew(self, new: NewSession, expected_revision: int | None) -> SessionInfo:
-        """Let the session begin anew, or be, if it is not; the revision is the one it has now, unless given."""
+        """Let the session begin anew, or be, if it is not; the revision is the one it has now, unless given.
+
+        Of a revision it has to be there. SessionBusy where the first input of all still waits.
+        """
         head = self.sessions.head(new.session_id)
         if head is None or head.deleted_at_ms is not None:
+            if expected_revision:
+                raise HeadRevisionConflict(new.session_id, expected_revision, 0 if head is None else head.head_revision)
             try:
                 return self.create(new)
             except SessionAlreadyExists:
-                head = self._there(new.session_id)
+                head = self.sessions.head(new.session_id)
+        if head is None:
+            raise SessionBusy(new.session_id)
         self._check_agent(new)
         self._check_size(new)
         revision = head.head_revision if expected_revision is None else expected_revision

@@ -27,7 +27,8 @@ class SessionRegistry(Protocol):
     def begin_anew(self, new: NewSession, expected_revision: int) -> SessionHead:
         """Let a session that is there show nothing but `new.seeds`, for good, and lay `new.spec` over its own.
 
-        What it showed can no longer be reached. Its name, its relation, its usage and its waiting input stay.
+        What it showed can no longer be reached. Its name, unless it is given one, its relation, its usage and its
+        waiting input stay.
         HeadRevisionConflict unless it is at `expected_revision`, SessionBusy while a turn of it is unfinished,
         NotFound, SessionDeleted; then nothing is written.
         """

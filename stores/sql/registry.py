@@ -44,6 +44,8 @@ class SqlSessionRegistry:
             if row["head_revision"] != expected_revision:
                 raise HeadRevisionConflict(new.session_id, expected_revision, row["head_revision"])
             self._forget_what_it_showed(connection, new.session_id)
+            if new.name is not None:
+                connection.execute(update(sessions).where(sessions.c.id == new.session_id).values(name=new.name))
             self._enter(connection, new, row["head_revision"] + 1, row["turn_index"], session_head(row).spec)
             self._add_seeds(connection, new, row["head_revision"] + 1, [])
             return session_head(_required(connection, new.session_id))

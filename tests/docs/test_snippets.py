@@ -38,7 +38,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 def installation(
     postgres_server: str, redis_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
-    """The variables of an installation at work, with a worker of the example."""
+    """The variables of an installation at work, with a worker of the example and a session that it has answered."""
     directory = tmp_path_factory.mktemp("installation")
     shutil.copy(ROOT / "examples" / "support.py", directory)
     with (
@@ -54,6 +54,8 @@ def installation(
             "OPENAI_API_KEY": "sk-test",
         }
         with ready_worker(worker_of_the_readme(), directory, variables):
+            sent = call("send", "customer-7", "Where is order 12?", "--agent", "support", "--wait", **variables)
+            assert sent.exit_code == 0, sent
             yield variables
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -141,6 +142,25 @@ def test_a_session_begins_anew_from_the_revision_that_its_user_knows_or_not_at_a
     assert len(said(service, "s1")) == 4
     client.create_session("s1", fresh=True, expected_revision=client.session("s1").revision)
     assert said(service, "s1") == []
+    client.delete_session("s1")
+    for gone in ("s1", "never-was"):
+        with pytest.raises(HeadRevisionConflict):
+            client.create_session(gone, fresh=True, expected_revision=known)
+
+
+def test_a_session_that_begins_anew_has_the_name_that_it_is_given_or_keeps_its_own(service: Service) -> None:
+    client = service.client
+    client.create_session("s1", name="Kim")
+    assert client.create_session("s1", fresh=True).name == "Kim"
+    assert client.create_session("s1", fresh=True, name="Robin").name == "Robin"
+
+
+def test_a_session_whose_first_input_waits_cannot_begin_anew(service: Service) -> None:
+    client = service.client
+    sent = client.send("s1", "hello", agent="support", available_at=datetime(2100, 1, 1, tzinfo=UTC))
+    with pytest.raises(SessionBusy):
+        client.create_session("s1", fresh=True)
+    assert sent.status().state == "queued"
 
 
 @pytest.mark.shows("S12")
