@@ -150,7 +150,10 @@ def tool_failure(kind: FailureClass, code: str, message: str, duration_ms: int =
     return ToolOutcome(ToolStatus.FAILURE, None, ToolFailure(kind, code, message), duration_ms)
 
 
-def tool_cancelled(message: str = "tool call cancelled") -> ToolOutcome:
+CALL_WITHOUT_RESULT = "the turn ended before this call had a result; whether it took effect is unknown"
+
+
+def tool_cancelled(message: str = CALL_WITHOUT_RESULT) -> ToolOutcome:
     return ToolOutcome(ToolStatus.CANCELLED, None, ToolFailure(FailureClass.EXECUTION, "cancelled", message))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lash_tasks.domain.codec import JsonValue
 from lash_tasks.domain.messages import ToolStatus
-from lash_tasks.domain.turns import FailureClass, ToolOutcome, tool_cancelled, tool_failure
+from lash_tasks.domain.turns import CALL_WITHOUT_RESULT, FailureClass, ToolOutcome, tool_cancelled, tool_failure
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_failure_has_a_headline() -> None:
 
 
 def test_a_cancelled_call_has_another() -> None:
-    assert tool_cancelled().model_text() == "[Tool execution cancelled]\ntool call cancelled"
+    assert tool_cancelled().model_text() == "[Tool execution cancelled]\n" + CALL_WITHOUT_RESULT
 
 
 def test_a_failure_without_a_reason_is_still_one() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lash_tasks.domain.messages import ToolResultPart, ToolStatus, text_of, unanswered_calls
-from lash_tasks.domain.turns import StopKind, ToolOutcome, finished, stopped
+from lash_tasks.domain.turns import CALL_WITHOUT_RESULT, StopKind, ToolOutcome, finished, stopped
 from lash_tasks.machine.effects import CallModel, CheckpointPassed, Finish, ModelReturned, RunTools, TurnHalted
 from lash_tasks.machine.requests import ModelOutcome, ModelRequest, ModelResponse
 from lash_tasks.machine.turn import advance
@@ -39,7 +39,7 @@ def test_a_turn_cancelled_among_its_tools_leaves_no_dangling_call() -> None:
         ToolResultPart(
             call("a", "", "").call_id,
             "lookup_order",
-            "[Tool execution cancelled]\ntool call cancelled",
+            "[Tool execution cancelled]\n" + CALL_WITHOUT_RESULT,
             ToolStatus.CANCELLED,
         ),
         ToolResultPart(call("b", "", "").call_id, "charge_card", "charged", ToolStatus.SUCCESS),

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from lash_tasks.domain.messages import Role, ToolCallPart, ToolResultPart, ToolStatus, text_of
-from lash_tasks.domain.turns import FailureClass, StopKind, ToolOutcome, stopped, tool_cancelled, tool_failure
+from lash_tasks.domain.turns import (
+    CALL_WITHOUT_RESULT,
+    FailureClass,
+    StopKind,
+    ToolOutcome,
+    stopped,
+    tool_cancelled,
+    tool_failure,
+)
 from lash_tasks.machine.effects import CallModel, Finish, RunTools, TakeCheckpoint, ToolsReturned, TurnHalted
 from tests.machine.turns import (
     AGENT,
@@ -90,7 +98,7 @@ def test_results_stand_in_the_order_of_the_calls() -> None:
     ] == [
         ("x", "lookup", '{"a":1}', ToolStatus.SUCCESS),
         ("y", "lookup", "[Tool execution failed]\nno", ToolStatus.FAILURE),
-        ("z", "lookup", "[Tool execution cancelled]\ntool call cancelled", ToolStatus.CANCELLED),
+        ("z", "lookup", "[Tool execution cancelled]\n" + CALL_WITHOUT_RESULT, ToolStatus.CANCELLED),
     ]
 
 
