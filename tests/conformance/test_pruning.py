@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import insert, select, update
 
-from lash_tasks.domain.ids import BatchId, SessionId, WorkerId
+from lash_tasks.domain.ids import BatchId, SessionId
 from lash_tasks.stores.protocols import OpenedTurn, Pruning
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.queue import SqlInputQueue
@@ -13,17 +13,13 @@ from lash_tasks.stores.sql.work import SqlWorkStore
 from tests.conformance.arrange import ALICE, BOB, SESSION, WORKER_TTL_MS, Scene
 from tests.conformance.inputs import OTHER_SESSION, draft, serve
 
-AGENTS = ["support", "sales"]
-REFS = dict.fromkeys(AGENTS, "ref-1")
-SERVED, FOREIGN = "ref-served", "ref-foreign"
-CAROL = WorkerId("carol")
 DAY_MS = 86_400_000
 KEEP = Pruning(keys_after_ms=7 * DAY_MS)
 
 
 @pytest.fixture
 def work(scene: Scene) -> SqlWorkStore:
-    serve(scene.database, *AGENTS)
+    serve(scene.database, "support", "sales")
     return SqlWorkStore(scene.database, worker_ttl_ms=WORKER_TTL_MS)
 
 

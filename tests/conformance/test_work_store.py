@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from lash_tasks.domain.ids import SessionId, WorkerId
 from lash_tasks.domain.queue import CancelVerdict
-from lash_tasks.stores.protocols import NotOpened, OpenedTurn, OpenRequest, Pinned, Pruning, Runnable
+from lash_tasks.stores.protocols import NotOpened, OpenedTurn, OpenRequest, Pinned, Runnable
 from lash_tasks.stores.sql import tables
 from lash_tasks.stores.sql.queue import SqlInputQueue
 from lash_tasks.stores.sql.work import SqlWorkStore
@@ -23,7 +23,6 @@ REFS = dict.fromkeys(AGENTS, "ref-1")
 SERVED, FOREIGN = "ref-served", "ref-foreign"
 CAROL = WorkerId("carol")
 DAY_MS = 86_400_000
-KEEP = Pruning(keys_after_ms=7 * DAY_MS)
 
 
 @pytest.fixture
