@@ -17,7 +17,7 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
 from lash_tasks.clock import Clock, SystemClock
 from lash_tasks.errors import ConfigurationError, StoreUnavailable
@@ -159,11 +159,17 @@ class Database:
                 if raw.closed:
                     pooled.invalidate()
                     if self.engine.pool is pool:  # whatever broke this connection broke its idle neighbours
-                        self.engine.dispose()
+                        self._replace_pool(pool)
                 else:
                     raw.rollback()  # what an error left open; nothing to do as a rule
                     raw.autocommit = False
                     pooled.close()
+
+    def _replace_pool(self, pool: Pool) -> None:
+        """Go on with new connections. What is in use of the old ones is closed when it comes back."""
+        self.engine.dispose()
+        event.listen(pool, "checkin", _close_returned)  # only now: the new pool takes over what listens to the old one
+        pool.dispose()  # and what came back just before
 
     def ask(self, query: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
         """The rows of one hand-written query on Postgres, in one round trip."""

@@ -99,3 +99,19 @@ def test_a_worker_that_lost_the_answer_to_its_commit_goes_on_as_if_it_had_it(mig
             assert len(stage.rows(tables.usage)) == 1
             assert [event.type for event in live.events].count(ActivityType.COMMITTED) == 1
             stage.assert_usable()
+
+
+def test_a_connection_in_use_while_its_neighbour_breaks_is_closed_when_it_comes_back(
+    migrated_postgres_url: str,
+) -> None:
+    """It came back to a pool that nobody took from any more, and stayed open until the garbage was collected."""
+    database = Database.open(migrated_postgres_url)
+    with database.postgres() as used, database.reading() as read:
+        reader = read.connection.driver_connection
+        assert reader is not None
+        with pytest.raises(StoreUnavailable), database.postgres() as broken:
+            broken.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert used.execute("SELECT 1").fetchone() == (1,)
+    assert (used.closed, reader.closed) == (True, True)
+    assert database.ask("SELECT 1 AS one", {}) == [{"one": 1}]
+    database.close()
