@@ -17,8 +17,8 @@ from lash_tasks.stores.sql.graph import SqlGraphStore
 from lash_tasks.stores.sql.registry import SqlSessionRegistry
 from lash_tasks.stores.sql.sessions import SqlSessionStore
 from tests.conformance.arrange import SESSION, Scene, node
+from tests.conformance.founded import CHILD, committing_elsewhere, fork, last_index, run_turn, said
 from tests.conformance.inputs import serve, start_and_wait
-from tests.conformance.test_session_registry import CHILD, committing_elsewhere, fork, last_index, run_turn, said
 
 
 @pytest.fixture
